@@ -1,0 +1,2 @@
+//! The `txprof` program.
+fn main() {}

@@ -1,0 +1,40 @@
+//! One call, named as well as it can be.
+
+/// What kind of code a frame runs; decides suffix and colour in the outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrameKind {
+    /// Compiled code of the process's own files.
+    Native,
+    /// Compiled code that the compiler merged into its caller, the next frame towards the root.
+    Inlined,
+    /// The kernel.
+    Kernel,
+    /// Code generated at run time.
+    Jit,
+    /// Not a call: says that, and why, frames are missing here.
+    Marker,
+}
+
+/// A symbolized frame. Two frames with equal fields are the same frame.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Frame {
+    /// What kind of code it runs.
+    pub kind: FrameKind,
+    /// Demangled function name; `module+0x1234` (offset in the file's stated
+    /// addresses) where no symbol covers the address. Never empty.
+    pub function: Box<str>,
+    /// Base name of the binary, `[kernel]`, a kernel module's name, `[vdso]`; `None` for markers.
+    pub module: Option<Box<str>>,
+    /// Source file as the debug information states it.
+    pub file: Option<Box<str>>,
+    /// Line in `file`, from 1.
+    pub line: Option<u32>,
+}
+
+impl Frame {
+    /// A frame with a name only.
+    pub fn named(kind: FrameKind, function: impl Into<Box<str>>) -> Self {
+        Self { kind, function: function.into(), module: None, file: None, line: None }
+    }
+}

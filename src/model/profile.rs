@@ -1,0 +1,146 @@
+//! Weighted stacks plus where, when and how they were taken: what every
+//! output is written from.
+
+use std::collections::BTreeMap;
+
+use super::{Frame, Outcome};
+
+/// Index into [`Profile::stacks`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StackId(pub u32);
+
+/// The first frame of a folded stack: which process, and with `--per-thread` which thread.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Root {
+    /// The process's name (its main thread's `comm`).
+    pub process: String,
+    /// Set when threads are told apart.
+    pub thread: Option<ThreadRoot>,
+}
+
+/// A thread as a root of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ThreadRoot {
+    /// The thread's `comm`.
+    pub name: String,
+    /// Process id, as userland says it.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+}
+
+/// All samples that share a root, a stack and an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Whose stack.
+    pub root: Root,
+    /// The stack.
+    pub stack: StackId,
+    /// How the walk ended.
+    pub outcome: Outcome,
+    /// How often this was observed.
+    pub count: u64,
+    /// What it counts for: the sum of the sampling periods, in nanoseconds.
+    pub weight_ns: u64,
+}
+
+/// What the numbers of folded lines count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightUnit {
+    /// Samples at the nominal period, so that a changed rate does not change shares.
+    Samples,
+    /// Nanoseconds.
+    Nanoseconds,
+}
+
+/// The rate was changed while recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateChange {
+    /// Nanoseconds since the recording began.
+    pub at_ns: u64,
+    /// The period from then on, in nanoseconds per CPU.
+    pub period_ns: u64,
+}
+
+/// What the recording itself cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// CPU time of txprof's own threads while recording, user and system.
+    pub own_cpu_ns: u64,
+    /// Run time of our BPF programs; `None` where the kernel does not tell.
+    pub bpf_run_ns: Option<u64>,
+    /// Runs of our BPF programs.
+    pub bpf_runs: Option<u64>,
+    /// Largest resident set of txprof so far.
+    pub peak_rss_bytes: u64,
+    /// Memory held by BPF maps and programs.
+    pub bpf_memory_bytes: u64,
+}
+
+/// Where, when and how a profile was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recording {
+    /// What was recorded, as the user would say it: `postgres (pid 4121)`.
+    pub target: String,
+    /// `ebpf`, …
+    pub backend: String,
+    /// `cpu-clock` or `cycles`.
+    pub event: String,
+    /// Samples per second and CPU asked for.
+    pub frequency_hz: u32,
+    /// The nominal period in nanoseconds.
+    pub period_ns: u64,
+    /// Wall clock at the beginning, Unix time in nanoseconds.
+    pub started_unix_ns: u64,
+    /// How long it took.
+    pub elapsed_ns: u64,
+    /// Changes of the rate, ascending by time; empty when it was held.
+    pub rate_changes: Vec<RateChange>,
+    /// Samples that never reached userland, by reason.
+    pub lost: BTreeMap<Outcome, u64>,
+    /// Things the user should know, each a sentence; shown at the end.
+    pub warnings: Vec<String>,
+    /// What the recording cost.
+    pub cost: Cost,
+}
+
+/// Weighted, symbolized stacks and how they were taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// Where, when, how.
+    pub recording: Recording,
+    /// Distinct frames.
+    pub frames: Vec<Frame>,
+    /// Distinct stacks, leaf first, as indices into `frames`; may be empty lists.
+    pub stacks: Vec<Vec<u32>>,
+    /// Each combination of root, stack and outcome once, in no particular order.
+    pub samples: Vec<Sample>,
+}
+
+impl Profile {
+    /// Samples that were captured, complete or not.
+    pub fn sample_count(&self) -> u64 {
+        self.samples.iter().map(|sample| sample.count).sum()
+    }
+
+    /// Captured samples by outcome, plus those lost.
+    pub fn outcomes(&self) -> BTreeMap<Outcome, u64> {
+        let mut outcomes = self.recording.lost.clone();
+        for sample in &self.samples {
+            *outcomes.entry(sample.outcome).or_default() += sample.count;
+        }
+        outcomes
+    }
+
+    /// The frames of `stack`, leaf first.
+    pub fn frames_of(&self, stack: StackId) -> impl DoubleEndedIterator<Item = &Frame> {
+        let indices = self.stacks.get(stack.0 as usize).map_or(&[][..], Vec::as_slice);
+        indices.iter().filter_map(|index| self.frames.get(*index as usize))
+    }
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Self { process: "?".to_owned(), thread: None }
+    }
+}
