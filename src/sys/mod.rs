@@ -2,4 +2,8 @@
 //! offers. Owned descriptors and slices go in and out, no raw pointer leaves.
 
 // Every unsafe block of the crate is below this module; `tests/tidy.rs` holds that.
+pub mod abi;
+#[cfg(feature = "bpf")]
+pub mod bpf;
 pub mod file_map;
+pub mod perf_event;
