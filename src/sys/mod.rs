@@ -3,3 +3,5 @@
 
 // Every unsafe block of the crate is below this module; `tests/tidy.rs` holds that.
 pub mod file_map;
+pub mod launch;
+pub mod remote_memory;
