@@ -6,4 +6,6 @@ pub mod abi;
 #[cfg(feature = "bpf")]
 pub mod bpf;
 pub mod file_map;
+pub mod launch;
 pub mod perf_event;
+pub mod remote_memory;
