@@ -9,3 +9,4 @@ pub mod file_map;
 pub mod launch;
 pub mod perf_event;
 pub mod remote_memory;
+pub mod signal;
