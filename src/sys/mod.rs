@@ -5,3 +5,4 @@
 pub mod file_map;
 pub mod launch;
 pub mod remote_memory;
+pub mod rights;
