@@ -1,1 +1,3 @@
-//! To be written.
+//! The commands, as typed and as meant.
+
+pub mod doctor;

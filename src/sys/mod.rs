@@ -9,4 +9,5 @@ pub mod file_map;
 pub mod launch;
 pub mod perf_event;
 pub mod remote_memory;
+pub mod rights;
 pub mod signal;
