@@ -71,6 +71,11 @@ impl Held {
         self.pid
     }
 
+    /// The file it will execute.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Lets the child execute its program and waits until it does. Dropping the answer
     /// neither ends the child nor waits for it.
     ///
