@@ -10,6 +10,9 @@ use nix::sys::signal::{SigHandler, Signal};
 /// The byte that lets a held child execute its program.
 pub const GO: u8 = 1;
 
+/// Exit code of a held child that was not wanted any more.
+const ABANDONED: i32 = 125;
+
 /// Has `command` stop right before `exec`: the child writes its pid, four bytes, to
 /// `ready` and goes on when it reads [`GO`] from `release`. It ends when it reads anything else,
 /// or when that pipe's other end, `releaser`, is closed because whoever held it is gone.
@@ -27,11 +30,15 @@ pub fn hold_before_exec(
         unsafe { libc::close(releaser) };
         ready.write_all(&std::process::id().to_ne_bytes())?;
         let mut word = [0];
-        release.read_exact(&mut word)?;
-        if word == [GO] { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
+        if release.read_exact(&mut word).is_ok() && word == [GO] {
+            return Ok(());
+        }
+        // SAFETY: ends the forked child, running nothing of the parent's. An error could not be
+        // reported: whoever would read it may be gone.
+        unsafe { libc::_exit(ABANDONED) }
     };
     // SAFETY: between fork and exec only async-signal-safe calls are made: sigaction, close,
-    // getpid, write, read. Nothing allocates or locks; errors of these calls are numbers and
+    // getpid, write, read, _exit. Nothing allocates or locks; errors of these calls are numbers and
     // constants.
     unsafe { command.pre_exec(hold) };
 }

@@ -8,6 +8,7 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, User, geteuid};
 
 use super::procfs;
+use crate::sys::rights::{Capability, effective_capabilities};
 use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// A process that can be recorded.
@@ -73,18 +74,23 @@ fn explain_absence(pid: u32, error: Error) -> Error {
 
 /// Reading mappings needs the same right as reading memory: ptrace(2), "access mode checking".
 fn check_access(pid: u32, comm: &str, uid: u32) -> Result<()> {
-    let denied = match File::open(format!("/proc/{pid}/maps")).context(|| format!("process {pid} ({comm})")) {
+    let denied = match File::open(format!("/proc/{pid}/maps")).context(|| "reading its mappings".to_owned()) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => error,
         other => return other.map(drop),
     };
     let user = User::from_uid(uid.into()).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
-    let reason = match geteuid().as_raw() == uid {
-        false => format!("process {pid} ({comm}) belongs to user {user}, and CAP_SYS_PTRACE is missing"),
-        true => format!(
-            "process {pid} ({comm}) has more privileges than txprof or guards its memory, and CAP_SYS_PTRACE is missing"
+    let what = match geteuid().as_raw() == uid {
+        false => format!("process {pid} ({comm}) belongs to user {user}"),
+        true => format!("process {pid} ({comm}) guards its memory or has more rights than txprof"),
+    };
+    let (reason, hint) = match effective_capabilities().contains(&Capability::SysPtrace) {
+        false => ("CAP_SYS_PTRACE is missing", "run txprof with sudo; `txprof doctor` shows other ways"),
+        true => (
+            "CAP_SYS_PTRACE does not reach it",
+            "a security module guards it, or it lives in an outer user namespace: run txprof there",
         ),
     };
-    Err(denied.context(reason).with_hint("run txprof with sudo; `txprof doctor` shows other ways"))
+    Err(denied.context(format!("{what}, and {reason}")).with_hint(hint))
 }
 
 /// By the executable's ELF class (`EI_CLASS`, byte 4 of the ELF header); what cannot be read is not.

@@ -79,7 +79,8 @@ impl Held {
     /// Lets the child execute its program and waits until it does. Dropping the answer
     /// neither ends the child nor waits for it.
     ///
-    /// Fails when the kernel refuses to execute the program after all.
+    /// Fails when the kernel refuses to execute the program after all. A file without any known
+    /// format is a script for `sh`, as in shells.
     pub fn release(mut self) -> Result<Child> {
         self.finish(&[GO])
     }
@@ -94,8 +95,8 @@ impl Held {
         let spawned = self.spawning.take().and_then(|spawning| spawning.join().ok());
         let spawned = spawned.ok_or_else(|| Error::new(ErrorKind::System, intent()))?;
         spawned.map_err(|cause| match cause.raw_os_error() {
-            Some(libc::ENOEXEC) => Error::from_io(intent(), cause)
-                .with_hint("it is no program of this machine; a script begins with a line like `#!/bin/sh`"),
+            Some(libc::ENOENT) => Error::from_io(intent(), cause)
+                .with_hint("the interpreter that its first line names, or its dynamic linker, is missing"),
             _ => Error::from_io(intent(), cause),
         })
     }
@@ -103,8 +104,10 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.spawning.is_some() {
-            let _ = self.finish(&[!GO]);
+        if self.spawning.is_some()
+            && let Ok(mut child) = self.finish(&[!GO])
+        {
+            let _ = child.wait();
         }
     }
 }

@@ -289,9 +289,9 @@ fn check_open_files(facts: &Facts) -> Check {
 fn check_locked_memory(facts: &Facts) -> Check {
     let found = match facts.locked_memory_limit_bytes {
         libc::RLIM_INFINITY => "unlimited".to_owned(),
-        bytes => format!("at most {} KiB; BPF is not counted since Linux 5.11", bytes / 1024),
+        bytes => format!("at most {} KiB; BPF memory does not count since Linux 5.11", bytes / 1024),
     };
-    Check::new("locked memory", "nothing any more", Verdict::Ok, found)
+    Check::new("locked memory", "not needed", Verdict::Ok, found)
 }
 
 #[cfg(test)]

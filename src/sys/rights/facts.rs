@@ -111,6 +111,11 @@ pub struct Facts {
     pub locked_memory_limit_bytes: u64,
 }
 
+/// The capabilities in effect right now, in our own user namespace; none when `/proc` is hidden.
+pub fn effective_capabilities() -> BTreeSet<Capability> {
+    parse_capabilities(&read_start("/proc/self/status"))
+}
+
 impl Facts {
     /// Asks the kernel. Never fails: what cannot be found out is said to be so.
     pub fn gather() -> Self {

@@ -9,7 +9,7 @@ pub mod facts;
 
 pub use attempt::Attempt;
 pub use checks::{Check, Verdict, backend, check_all};
-pub use facts::{Capability, Facts};
+pub use facts::{Capability, Facts, effective_capabilities};
 
 use crate::{Error, ErrorKind, Result};
 
