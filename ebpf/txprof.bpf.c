@@ -97,16 +97,15 @@ int on_cpu(struct bpf_perf_event_data *ctx)
 		else
 			sample->outcome = OUTCOME_KERNEL_STACK_FAILED;
 	}
-	struct walk walk = { .scratch = scratch };
 	if (save_user_registers(ctx, scratch, in_kernel)) {
 		sample->outcome = OUTCOME_NO_USER_REGISTERS;
 	} else {
-		walk_user_stack(&walk, &seen);
-		sample->user_count = walk.frame_count;
+		walk_user_stack(scratch, &seen);
+		sample->user_count = scratch->walk.frame_count;
 		if (sample->outcome == OUTCOME_COMPLETE)
-			sample->outcome = walk.outcome;
+			sample->outcome = scratch->walk.outcome;
+		count(COUNTER_CACHE_MISSES, scratch->walk.misses);
 	}
-	count(COUNTER_CACHE_MISSES, walk.misses);
 	emit_sample(scratch);
 	count(COUNTER_SAMPLES, 1);
 	count(COUNTER_RUN_NS, bpf_ktime_get_ns() - began);

@@ -40,8 +40,22 @@ struct cached_rule {
 	__u32 rule;
 };
 
+/* Where a walk is. */
+struct walk {
+	__u64 pc;
+	__u64 misses; /* of the cache */
+	__u32 first_mapping;
+	__u32 mapping_count;
+	__u32 generation;
+	__u32 valid; /* bit per register: known in this frame */
+	__u32 frame_count;
+	__u32 interrupted; /* pc was interrupted, not returned to */
+	__u32 outcome;
+};
+
 struct scratch {
 	struct cached_rule cache[CACHE_ENTRIES];
+	struct walk walk;
 	__u64 registers[REGISTER_COUNT]; /* by DWARF number */
 	__u64 value; /* what fetch_stack read */
 	__u64 window_start;
@@ -60,20 +74,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct scratch);
 } scratches SEC(".maps");
-
-struct walk {
-	struct scratch *scratch;
-	const struct rule *rules;
-	__u64 pc;
-	__u64 misses;
-	__u32 first_mapping;
-	__u32 mapping_count;
-	__u32 generation;
-	__u32 valid; /* bit per register: known in this frame */
-	__u32 frame_count;
-	__u32 interrupted; /* pc was interrupted, not returned to */
-	__u32 outcome;
-};
 
 #define BIT(register) (1u << (register))
 #define ALL_REGISTERS 0xffffu
@@ -192,10 +192,11 @@ __noinline int search_rule(__u64 address, __u32 first_mapping, __u32 mapping_cou
 }
 
 /* As search_rule, by the cache. */
-static __always_inline int find_rule(struct walk *walk, __u64 address)
+static __always_inline int find_rule(struct scratch *scratch, __u64 address)
 {
+	struct walk *walk = &scratch->walk;
 	__u64 hash = (address * 0x9e3779b97f4a7c15ull) >> 52;
-	struct cached_rule *cached = &walk->scratch->cache[hash & (CACHE_ENTRIES - 1)];
+	struct cached_rule *cached = &scratch->cache[hash & (CACHE_ENTRIES - 1)];
 	if (cached->pc == address && cached->generation == walk->generation)
 		return cached->rule;
 	walk->misses++;
@@ -227,54 +228,55 @@ __noinline int follows_call(__u64 address)
 	return code[0] == 0xff && code[1] == 0x94; /* call *disp32(reg,reg) */
 }
 
-static __always_inline int end_walk(struct walk *walk, __u32 outcome)
+static __always_inline int end_walk(struct scratch *scratch, __u32 outcome)
 {
-	walk->outcome = outcome;
+	scratch->walk.outcome = outcome;
 	return 1;
 }
 
 /* The caller's frame begins: pc returned to, CFA is its rsp. Zero is where thread starts without
  * unwind information leave nothing behind. */
-static __always_inline int enter_caller(struct walk *walk, __u64 pc, __u64 rsp)
+static __always_inline int enter_caller(struct scratch *scratch, __u64 pc, __u64 rsp)
 {
+	struct walk *walk = &scratch->walk;
 	if (!pc)
-		return end_walk(walk, OUTCOME_COMPLETE);
+		return end_walk(scratch, OUTCOME_COMPLETE);
 	walk->pc = pc;
-	walk->scratch->registers[RSP] = rsp;
+	scratch->registers[RSP] = rsp;
 	walk->valid &= CARRIED;
 	walk->interrupted = 0;
 	return 0;
 }
 
 /* RULE_NONE: code without unwind information. */
-static __always_inline int step_frame_pointer(struct walk *walk)
+static __always_inline int step_frame_pointer(struct scratch *scratch)
 {
-	struct scratch *scratch = walk->scratch;
+	struct walk *walk = &scratch->walk;
 	__u64 rsp = scratch->registers[RSP], rbp = scratch->registers[RBP], caller_rbp, pc;
 
 	/* Hand-written leaf functions use no stack: their return address is on top. */
 	if (walk->interrupted && !read_stack(scratch, rsp, &pc) && pc >> 63 == 0 && pc > USER_PAGE_BYTES &&
 	    follows_call(pc))
-		return enter_caller(walk, pc, rsp + 8);
+		return enter_caller(scratch, pc, rsp + 8);
 	if (!(walk->valid & BIT(RBP)))
-		return end_walk(walk, OUTCOME_FRAME_POINTER_LOST);
+		return end_walk(scratch, OUTCOME_FRAME_POINTER_LOST);
 	if (!rbp)
-		return end_walk(walk, OUTCOME_COMPLETE);
+		return end_walk(scratch, OUTCOME_COMPLETE);
 	if (rbp < rsp || rbp & 7 || read_stack(scratch, rbp, &caller_rbp) || read_stack(scratch, rbp + 8, &pc))
-		return end_walk(walk, OUTCOME_FRAME_POINTER_LOST);
+		return end_walk(scratch, OUTCOME_FRAME_POINTER_LOST);
 	scratch->registers[RBP] = caller_rbp;
 	walk->valid &= ~BIT(RBX);
-	return enter_caller(walk, pc, rbp + 16);
+	return enter_caller(scratch, pc, rbp + 16);
 }
 
 /* RULE_SIGNAL: all registers from the struct ucontext at rsp; its uc_mcontext.gregs begin
  * at byte 40 with r8..r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip (asm/sigcontext.h). */
-static __always_inline int step_signal(struct walk *walk)
+static __always_inline int step_signal(struct scratch *scratch)
 {
-	struct scratch *scratch = walk->scratch;
+	struct walk *walk = &scratch->walk;
 	__u64 saved[17];
 	if (bpf_probe_read_user(saved, sizeof(saved), (void *)(scratch->registers[RSP] + 40)))
-		return end_walk(walk, OUTCOME_READ_FAILED);
+		return end_walk(scratch, OUTCOME_READ_FAILED);
 	for (int i = 0; i < 8; i++)
 		scratch->registers[8 + i] = saved[i];
 	scratch->registers[5] = saved[8];
@@ -292,9 +294,9 @@ static __always_inline int step_signal(struct walk *walk)
 }
 
 /* The caller's rbx and rbp from their slots; `base` is what slots count from. 0 on success. */
-static __always_inline int restore_carried(struct walk *walk, struct rule rule, __u64 base)
+static __always_inline int restore_carried(struct scratch *scratch, struct rule rule, __u64 base)
 {
-	struct scratch *scratch = walk->scratch;
+	struct walk *walk = &scratch->walk;
 	__u64 value;
 	if (rule.rbp_slot == SLOT_RBP_LOST) {
 		walk->valid &= ~BIT(RBP);
@@ -316,13 +318,13 @@ static __always_inline int restore_carried(struct walk *walk, struct rule rule, 
 }
 
 /* 0 with *cfa set, 1 when the walk ended. */
-static __always_inline int find_cfa(struct walk *walk, struct rule rule, __u64 *cfa)
+static __always_inline int find_cfa(struct scratch *scratch, struct rule rule, __u64 *cfa)
 {
-	struct scratch *scratch = walk->scratch;
+	struct walk *walk = &scratch->walk;
 	if (rule.kind >= RULE_CFA_REGISTER) {
 		__u32 number = (rule.kind - RULE_CFA_REGISTER) & (REGISTER_COUNT - 1);
 		if (!(walk->valid >> number & 1))
-			return end_walk(walk, OUTCOME_REGISTER_UNKNOWN);
+			return end_walk(scratch, OUTCOME_REGISTER_UNKNOWN);
 		*cfa = scratch->registers[number] + (__s64)rule.cfa_offset;
 		return 0;
 	}
@@ -334,60 +336,74 @@ static __always_inline int find_cfa(struct walk *walk, struct rule rule, __u64 *
 		__u32 number = rule.kind == RULE_CFA_DEREF_RSP ? RSP : RBP;
 		__u64 at = scratch->registers[number] + (__s64)(__s16)rule.cfa_offset;
 		if (!(walk->valid >> number & 1))
-			return end_walk(walk, OUTCOME_REGISTER_UNKNOWN);
+			return end_walk(scratch, OUTCOME_REGISTER_UNKNOWN);
 		if (read_stack(scratch, at, cfa))
-			return end_walk(walk, OUTCOME_READ_FAILED);
+			return end_walk(scratch, OUTCOME_READ_FAILED);
 		*cfa += (__s64)(rule.cfa_offset >> 16);
 		return 0;
 	}
-	return end_walk(walk, OUTCOME_UNSUPPORTED_RULE);
+	return end_walk(scratch, OUTCOME_UNSUPPORTED_RULE);
 }
 
-/* From a frame to its caller by `rule`. 1 when the walk ended. */
-static __always_inline int apply_rule(struct walk *walk, struct rule rule)
+/* From a frame to its caller by the rule in `bits`. 1 when the walk ended. */
+__noinline int apply_rule(struct scratch *scratch, __u64 bits)
 {
-	struct scratch *scratch = walk->scratch;
+	struct rule rule = {
+		.cfa_offset = (__s32)bits,
+		.rbp_slot = (__s16)(bits >> 32),
+		.rbx_slot = (__s8)(bits >> 48),
+		.kind = bits >> 56,
+	};
 	__u64 cfa, pc;
+	if (!scratch)
+		return 1;
 	if (rule.kind == RULE_NONE)
-		return step_frame_pointer(walk);
+		return step_frame_pointer(scratch);
 	if (rule.kind == RULE_END)
-		return end_walk(walk, OUTCOME_COMPLETE);
+		return end_walk(scratch, OUTCOME_COMPLETE);
 	if (rule.kind == RULE_SIGNAL)
-		return step_signal(walk);
-	if (find_cfa(walk, rule, &cfa))
+		return step_signal(scratch);
+	if (find_cfa(scratch, rule, &cfa))
 		return 1;
 	/* A caller's frame is above its callee's; this also bounds walks over hostile stacks. */
 	if (cfa <= scratch->registers[RSP])
-		return end_walk(walk, OUTCOME_NO_PROGRESS);
+		return end_walk(scratch, OUTCOME_NO_PROGRESS);
 	__u64 base = rule.kind == RULE_CFA_DEREF_RBP ? scratch->registers[RBP] : cfa;
-	if (restore_carried(walk, rule, base) || read_stack(scratch, cfa - 8, &pc))
-		return end_walk(walk, OUTCOME_READ_FAILED);
-	return enter_caller(walk, pc, cfa);
+	if (restore_carried(scratch, rule, base) || read_stack(scratch, cfa - 8, &pc))
+		return end_walk(scratch, OUTCOME_READ_FAILED);
+	return enter_caller(scratch, pc, cfa);
 }
 
+/* What the loop carries; pointers to map values survive on the stack. */
+struct loop {
+	struct scratch *scratch;
+	const __u64 *rules; /* struct rule, as words */
+};
+
 /* One frame: note it, find its rule, go to its caller. 1 ends the loop. */
-static long walk_frame(__u32 unused, struct walk *walk)
+static long walk_frame(__u32 unused, struct loop *loop)
 {
-	struct scratch *scratch = walk->scratch;
+	struct scratch *scratch = loop->scratch;
+	struct walk *walk = &scratch->walk;
 	__u64 index = (__u64)scratch->sample.kernel_count + walk->frame_count;
 	/* kernel_count never exceeds its maximum; said for the verifier. */
 	if (index >= FRAME_CAPACITY)
-		return end_walk(walk, OUTCOME_TRUNCATED_DEPTH);
+		return end_walk(scratch, OUTCOME_TRUNCATED_DEPTH);
 	if (walk->pc >> 63)
-		return end_walk(walk, OUTCOME_UNKNOWN_MAPPING);
+		return end_walk(scratch, OUTCOME_UNKNOWN_MAPPING);
 	scratch->frames[index] = walk->pc | (walk->interrupted ? FRAME_INTERRUPTED : 0);
 	walk->frame_count++;
 
-	int rule = find_rule(walk, walk->interrupted ? walk->pc : walk->pc - 1);
+	int rule = find_rule(scratch, walk->interrupted ? walk->pc : walk->pc - 1);
 	if (rule < 0)
-		return end_walk(walk, -rule);
-	return apply_rule(walk, walk->rules[rule & (RULE_CAPACITY - 1)]);
+		return end_walk(scratch, -rule);
+	return apply_rule(scratch, loop->rules[rule & (RULE_CAPACITY - 1)]) != 0;
 }
 
 /* Walks from scratch->saved; fills scratch->frames behind the kernel's. */
-static __always_inline void walk_user_stack(struct walk *walk, const struct process *process)
+static __always_inline void walk_user_stack(struct scratch *scratch, const struct process *process)
 {
-	struct scratch *scratch = walk->scratch;
+	struct walk *walk = &scratch->walk;
 	const struct saved_registers *saved = &scratch->saved;
 	__u64 *registers = scratch->registers;
 	registers[0] = saved->rax, registers[1] = saved->rdx, registers[2] = saved->rcx, registers[3] = saved->rbx;
@@ -396,18 +412,20 @@ static __always_inline void walk_user_stack(struct walk *walk, const struct proc
 	registers[12] = saved->r12, registers[13] = saved->r13, registers[14] = saved->r14, registers[15] = saved->r15;
 	scratch->window_start = 0;
 	scratch->window_bytes = 0;
-	walk->pc = saved->rip;
-	walk->valid = ALL_REGISTERS;
-	walk->interrupted = 1;
-	walk->first_mapping = process->first_mapping;
-	walk->mapping_count = process->mapping_count;
-	walk->generation = process->generation;
-	walk->outcome = OUTCOME_TRUNCATED_DEPTH; /* unless the loop ends earlier */
+	*walk = (struct walk){
+		.pc = saved->rip,
+		.first_mapping = process->first_mapping,
+		.mapping_count = process->mapping_count,
+		.generation = process->generation,
+		.valid = ALL_REGISTERS,
+		.interrupted = 1,
+		.outcome = OUTCOME_TRUNCATED_DEPTH, /* unless the loop ends earlier */
+	};
 	__u32 zero = 0;
-	walk->rules = bpf_map_lookup_elem(&rules, &zero);
-	if (!walk->rules) /* cannot be */
+	struct loop loop = { .scratch = scratch, .rules = bpf_map_lookup_elem(&rules, &zero) };
+	if (!loop.rules) /* cannot be */
 		return;
-	bpf_loop(MAX_USER_FRAMES, walk_frame, walk, 0);
+	bpf_loop(MAX_USER_FRAMES, walk_frame, &loop, 0);
 	/* A frame that never found its mapping in a process whose mappings are not known at all. */
 	if (walk->outcome == OUTCOME_UNKNOWN_MAPPING && !walk->generation)
 		walk->outcome = OUTCOME_MAPPINGS_NOT_LOADED;

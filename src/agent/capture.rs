@@ -61,7 +61,13 @@ impl Default for Capture {
 
 impl Capture {
     /// Adds one sample; `frames` root first.
-    pub fn add(&mut self, root: &Root, frames: impl Iterator<Item = RawFrame>, outcome: Outcome, weight_ns: u64) {
+    pub fn add(
+        &mut self,
+        root: &Root,
+        frames: impl Iterator<Item = RawFrame>,
+        outcome: Outcome,
+        weight_ns: u64,
+    ) {
         let root = self.root_id(root);
         let mut node = CallTree::<RawFrame>::ROOT;
         let mut outcome = outcome;
@@ -91,7 +97,9 @@ impl Capture {
 
     /// Each combination of root, stack and outcome once.
     pub fn samples(&self) -> impl Iterator<Item = (&Root, NodeId, Outcome, Tally)> {
-        self.tallies.iter().map(|((root, node, outcome), tally)| (&self.roots[root.0 as usize], *node, *outcome, *tally))
+        self.tallies
+            .iter()
+            .map(|((root, node, outcome), tally)| (&self.roots[root.0 as usize], *node, *outcome, *tally))
     }
 
     /// The frames of a stack, leaf first.

@@ -77,7 +77,13 @@ impl Coverage {
     }
 
     /// Loads what has been built. Processes that map a file whose rows got a place become dirty.
-    pub fn receive(&mut self, tables: &mut Tables, modules: &mut Modules, processes: &mut Processes, now_ns: u64) {
+    pub fn receive(
+        &mut self,
+        tables: &mut Tables,
+        modules: &mut Modules,
+        processes: &mut Processes,
+        now_ns: u64,
+    ) {
         while let Some(built) = self.builder.take() {
             let id = ModuleId(built.module);
             let before = modules.get(id).rows;
@@ -90,7 +96,14 @@ impl Coverage {
         }
     }
 
-    fn place(&mut self, built: &Built, before: Rows, tables: &mut Tables, modules: &Modules, now_ns: u64) -> Rows {
+    fn place(
+        &mut self,
+        built: &Built,
+        before: Rows,
+        tables: &mut Tables,
+        modules: &Modules,
+        now_ns: u64,
+    ) -> Rows {
         let id = ModuleId(built.module);
         let chunk = match &built.chunk {
             Ok(chunk) => chunk,
@@ -117,7 +130,8 @@ impl Coverage {
                     Some(place) => place,
                     None => {
                         let path = &modules.get(id).display;
-                        self.warnings.push(format!("no room for the unwind rows of `{path}`: frame pointers only"));
+                        self.warnings
+                            .push(format!("no room for the unwind rows of `{path}`: frame pointers only"));
                         return Rows::Absent;
                     }
                 }

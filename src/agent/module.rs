@@ -98,7 +98,14 @@ impl Modules {
     fn push(&mut self, display: String) -> ModuleId {
         let id = ModuleId(self.list.len() as u32);
         let rows = Rows::NotAsked;
-        self.list.push(Module { display, source: None, segments: Vec::new(), root: None, rows, is_open: false });
+        self.list.push(Module {
+            display,
+            source: None,
+            segments: Vec::new(),
+            root: None,
+            rows,
+            is_open: false,
+        });
         id
     }
 
@@ -123,7 +130,8 @@ impl Modules {
             Err(error) => {
                 module.rows = Rows::Absent;
                 if self.unreadable.len() < MAX_UNREADABLE {
-                    self.unreadable.push(format!("no unwind rows and symbols of `{}`: {error}", module.display));
+                    self.unreadable
+                        .push(format!("no unwind rows and symbols of `{}`: {error}", module.display));
                 }
             }
         }
@@ -169,7 +177,8 @@ impl Module {
         const PAGE_MASK: u64 = 4095;
         let end = mapping.offset.saturating_add(mapping.len_bytes());
         let segment = self.segments.iter().find(|segment| {
-            segment.offset & !PAGE_MASK < end && mapping.offset < segment.offset.saturating_add(segment.len_bytes)
+            segment.offset & !PAGE_MASK < end
+                && mapping.offset < segment.offset.saturating_add(segment.len_bytes)
         })?;
         Some(mapping.bias(segment.svma, segment.offset))
     }
@@ -188,7 +197,8 @@ fn read_segments(source: &Source) -> Result<Vec<Segment>> {
             bytes.truncate(count);
             parse(&bytes).or_else(|_| {
                 bytes.resize(HEADER_BYTES, 0);
-                let count = file.read_at(&mut bytes, 0).context(|| "failed to read its headers".to_owned())?;
+                let count =
+                    file.read_at(&mut bytes, 0).context(|| "failed to read its headers".to_owned())?;
                 bytes.truncate(count);
                 parse(&bytes)
             })
@@ -204,9 +214,14 @@ fn parse_segments(bytes: &[u8]) -> Result<Vec<Segment>> {
         return Err(Error::new(ErrorKind::UnsupportedTarget, "not an x86-64 file"));
     }
     let headers = header.program_headers(endian, bytes).map_err(corrupt)?;
-    let executable = headers.iter().filter(|h| h.p_type(endian) == PT_LOAD && h.p_flags(endian).0 & PF_X.0 != 0);
+    let executable =
+        headers.iter().filter(|h| h.p_type(endian) == PT_LOAD && h.p_flags(endian).0 & PF_X.0 != 0);
     let mut segments: Vec<Segment> = executable
-        .map(|h| Segment { offset: h.p_offset(endian), svma: Svma(h.p_vaddr(endian)), len_bytes: h.p_filesz(endian) })
+        .map(|h| Segment {
+            offset: h.p_offset(endian),
+            svma: Svma(h.p_vaddr(endian)),
+            len_bytes: h.p_filesz(endian),
+        })
         .collect();
     segments.sort_by_key(|segment| segment.offset);
     Ok(segments)

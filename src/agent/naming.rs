@@ -26,7 +26,13 @@ pub struct Named {
 }
 
 /// Names each frame of `capture` and spells out its stacks. `step` is told what is being read.
-pub fn name(capture: &Capture, modules: &Modules, jit: &JitMaps, config: Config, step: &mut dyn FnMut(&str)) -> Named {
+pub fn name(
+    capture: &Capture,
+    modules: &Modules,
+    jit: &JitMaps,
+    config: Config,
+    step: &mut dyn FnMut(&str),
+) -> Named {
     let mut names = Names::default();
     let raw: BTreeSet<RawFrame> = capture.frames().collect();
     let mut symbolizer = Symbolizer::new(config);
@@ -87,7 +93,10 @@ fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, j
             RawFrame::Offset(id, offset) => {
                 let path = &modules.get(*id).display;
                 let base = path.rsplit('/').next().unwrap_or(path);
-                Frame { module: Some(base.into()), ..Frame::named(FrameKind::Native, format!("{base}+{offset:#x}")) }
+                Frame {
+                    module: Some(base.into()),
+                    ..Frame::named(FrameKind::Native, format!("{base}+{offset:#x}"))
+                }
             }
             RawFrame::Kernel(address) => kernel.resolve(*address),
             RawFrame::Jit(pid, address) => {

@@ -68,7 +68,8 @@ impl Process {
         /// The first pause; ten doublings make it 2 s.
         const PAUSE_NS: u64 = 2_000_000;
         let pause_ns = PAUSE_NS << self.futile_scans.min(10);
-        self.scanned_ns == 0 || time_ns >= self.scanned_ns.saturating_add(if self.futile_scans == 0 { 0 } else { pause_ns })
+        self.scanned_ns == 0
+            || time_ns >= self.scanned_ns.saturating_add(if self.futile_scans == 0 { 0 } else { pause_ns })
     }
 
     /// A new mapping replaces what was in its range.

@@ -180,8 +180,12 @@ impl Recorder {
     /// `observe` is called about once a second.
     pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Progress)) -> Result<()> {
         let nominal_ns = self.sampler.clock().period_ns();
-        let mut governor = self.options.max_overhead_percent.map(|percent| Governor::new(percent, nominal_ns));
-        let end_ns = self.options.duration.map(|duration| self.began.time_ns.saturating_add(duration.as_nanos() as u64));
+        let mut governor =
+            self.options.max_overhead_percent.map(|percent| Governor::new(percent, nominal_ns));
+        let end_ns = self
+            .options
+            .duration
+            .map(|duration| self.began.time_ns.saturating_add(duration.as_nanos() as u64));
         let mut next_second_ns = self.began.time_ns;
         loop {
             let now_ns = monotonic_ns();
@@ -382,7 +386,11 @@ impl State {
         let kernel: Vec<RawFrame> = sample
             .kernel_frames()
             .map(|pc| {
-                let lookup = if exact { LookupAddress::Interrupted(Avma(pc)) } else { LookupAddress::Return(Avma(pc)) };
+                let lookup = if exact {
+                    LookupAddress::Interrupted(Avma(pc))
+                } else {
+                    LookupAddress::Return(Avma(pc))
+                };
                 exact = false;
                 RawFrame::Kernel(lookup.avma())
             })

@@ -44,7 +44,8 @@ pub fn run(plan: RecordPlan) -> Result<ExitCode> {
     let options = plan.fold_options();
     let written = destination.write(|writer| output::write(&profile, plan.format, options, writer))?;
     drop(progress);
-    let lines = if plan.quiet { report::warning_lines(&profile) } else { report::end_lines(&profile, &written) };
+    let lines =
+        if plan.quiet { report::warning_lines(&profile) } else { report::end_lines(&profile, &written) };
     report::say(&lines);
     tell_exit(child, plan.quiet);
     Ok(if profile.sample_count() == 0 { ExitCode::NoSamples } else { ExitCode::Success })

@@ -206,7 +206,7 @@ impl Worker {
             }
         });
         let chunks = chunks.into_inner().unwrap_or_default();
-        Table::join(chunks.into_iter().flatten())
+        Table::join(chunks.into_iter().flatten()).unwrap_or_default()
     }
 
     fn parse(&self, module: u32, file: &File) -> Result<Arc<(FileMap, FdeIndex)>> {

@@ -121,7 +121,9 @@ impl TableKey {
         let mut hash = fnv1a(0xcbf2_9ce4_8422_2325, &(elf.len() as u64).to_le_bytes());
         hash = fnv1a(hash, &file.elf_header().e_entry(Endianness::Little).to_le_bytes());
         for name in [".eh_frame_hdr", ".eh_frame", ".debug_frame", ".plt"] {
-            let Some(data) = file.section_by_name(name).and_then(|section| section.data().ok()) else { continue };
+            let Some(data) = file.section_by_name(name).and_then(|section| section.data().ok()) else {
+                continue;
+            };
             hash = fnv1a(hash, &(data.len() as u64).to_le_bytes());
             hash = fnv1a(hash, &data[..data.len().min(END_BYTES)]);
             hash = fnv1a(hash, &data[data.len().saturating_sub(END_BYTES)..]);

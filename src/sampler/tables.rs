@@ -166,7 +166,9 @@ impl Tables {
             return false;
         };
         let number = |row: &Row| numbers.get(usize::from(row.rule())).copied().unwrap_or(UNSUPPORTED_RULE);
-        self.memory.rows.write(extent.first as usize, rows.iter().map(|row| Row::new(row.offset(), number(row)).0));
+        self.memory
+            .rows
+            .write(extent.first as usize, rows.iter().map(|row| Row::new(row.offset(), number(row)).0));
         self.memory.pages.store(word, u64::from(extent.len) << 32 | u64::from(extent.first));
         if let Some(file) = self.files.get_mut(&id) {
             file.rows[index] = Some(extent);
@@ -206,7 +208,8 @@ impl Tables {
             return None;
         };
         let files = &self.files;
-        let written = self.memory.mappings.write(extent.first as usize, entries.iter().map(|e| entry_of(files, e)));
+        let written =
+            self.memory.mappings.write(extent.first as usize, entries.iter().map(|e| entry_of(files, e)));
         debug_assert!(written, "the extent lies inside the array");
         let id = SliceId(self.next_slice);
         self.next_slice = self.next_slice.wrapping_add(1);
@@ -278,7 +281,8 @@ impl Tables {
         if let Some(extent) = self.row_space.allocate(count) {
             return Some(extent);
         }
-        let candidates = self.files.iter().filter(|(id, file)| **id != keep && file.rows.iter().any(Option::is_some));
+        let candidates =
+            self.files.iter().filter(|(id, file)| **id != keep && file.rows.iter().any(Option::is_some));
         let (&oldest, _) = candidates.min_by_key(|(_, file)| file.last_used_ns)?;
         self.empty_file(oldest);
         None
