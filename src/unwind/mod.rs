@@ -29,6 +29,7 @@ mod stubs;
 pub mod table;
 mod build;
 pub mod index;
+pub mod codec;
 pub mod step;
 
 pub use index::FdeIndex;
