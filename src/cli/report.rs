@@ -46,14 +46,16 @@ pub fn usage_error(error: &clap::Error, subcommand: Option<&OsString>) -> ExitCo
 }
 
 /// clap's message in this program's form: its first paragraph is the error, its
-/// first tip the hint, or else `help`, which stands for its usage text as well.
+/// guess the hint, or else `help`, which stands for its usage text as well.
 fn usage_lines(rendered: &str, help: &str) -> String {
     let Some(message) = rendered.strip_prefix("error: ") else {
         return rendered.to_owned();
     };
     let paragraph = message.lines().map(str::trim).take_while(|line| !line.is_empty());
     let error = paragraph.collect::<Vec<_>>().join(" ").replace('\'', "`");
-    let tip = message.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let mut tips = message.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    // Its other tip, how to pass the word as a value, leads nowhere here.
+    let tip = tips.find(|tip| tip.contains("similar"));
     let hint = tip.map_or_else(|| help.to_owned(), |tip| tip.replace('\'', "`"));
     format!("error: {}\nhint: {}\n", printable(&error), printable(&hint))
 }
