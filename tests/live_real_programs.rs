@@ -1,0 +1,131 @@
+//! Claim: the main job works on programs that nobody prepared: an unprepared
+//! PostgreSQL backend, nginx, node and Debian's Python (its C side).
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use support::{Folded, Target, has, record, scratch, turn};
+
+/// At least `complete` of the stacks reach the start, and enough of them were caught.
+fn assert_good(folded: &Folded, complete: f64, stderr: &str) {
+    assert!(folded.total() >= 300, "only {} samples\n{stderr}", folded.total());
+    let share = folded.complete_share();
+    let reasons = folded.reasons();
+    assert!(share >= complete, "{share:.4} complete, {reasons:?}\n{stderr}\n{}", folded.heaviest(5));
+}
+
+fn shell(line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]);
+    command
+}
+
+/// A PostgreSQL of Debian under pgbench: its backends' stacks reach `main` and run in the executor.
+#[test]
+fn postgresql_backends_are_seen() {
+    let Some(_turn) = turn() else { return };
+    let bin = "/usr/lib/postgresql/15/bin";
+    if !has(&format!("{bin}/postgres")) || !has("pgbench") {
+        return;
+    }
+    let directory = scratch();
+    let data = directory.path().join("data");
+    let data = data.display();
+    let prepare = format!(
+        "mkdir {data} && chown postgres {data} && cd / && \
+         setpriv --reuid postgres --regid postgres --init-groups {bin}/initdb -A trust -D {data} >/dev/null"
+    );
+    assert!(shell(&prepare).status().expect("sh runs").success());
+    let socket = directory.path().display().to_string();
+    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .expect("own directory");
+    let serve = format!(
+        "cd / && exec setpriv --reuid postgres --regid postgres --init-groups \
+         {bin}/postgres -D {data} -k {socket} -c listen_addresses= -c fsync=off 2>/dev/null"
+    );
+    let server = Target::start_command(shell(&serve));
+    support::wait_for("PostgreSQL's socket", || Path::new(&socket).join(".s.PGSQL.5432").exists());
+    let connect = format!("-h {socket} -U postgres postgres");
+    let fill = format!(
+        "for i in 1 2 3 4 5 6 7 8 9; do pgbench -q -i -s 2 {connect} 2>/dev/null && exit; sleep 1; done; exit 1"
+    );
+    assert!(shell(&fill).status().expect("sh runs").success());
+    let _clients =
+        Target::start_command(shell(&format!("exec pgbench -n -S -T 120 -c 2 {connect} 2>/dev/null")));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let shot = record(&["-p", &server.pid(), "-d", "5", "-F", "499"]);
+    assert_good(&shot.folded, 0.995, &shot.stderr);
+    let executing = shot.folded.share(|line| line.reads(&["main", "PostmasterMain", "PostgresMain"]));
+    assert!(executing > 0.9, "{executing}\n{}", shot.folded.heaviest(5));
+}
+
+/// nginx serving a file to wrk: workers are children of the master that is named.
+#[test]
+fn nginx_workers_are_seen() {
+    let Some(_turn) = turn() else { return };
+    if !has("nginx") || !has("wrk") {
+        return;
+    }
+    let directory = scratch();
+    let root = directory.path().display();
+    std::fs::write(directory.path().join("index.html"), "hello\n").expect("scratch directories are writable");
+    let config = directory.path().join("nginx.conf");
+    let text = format!(
+        "daemon off; worker_processes 2; pid {root}/pid; error_log {root}/error.log; events {{}}\n\
+         http {{ access_log off; client_body_temp_path {root}/b; proxy_temp_path {root}/p; \
+         fastcgi_temp_path {root}/f; uwsgi_temp_path {root}/u; scgi_temp_path {root}/s;\n\
+         server {{ listen 127.0.0.1:18437; root {root}; }} }}\n"
+    );
+    std::fs::write(&config, text).expect("scratch directories are writable");
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(&config).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let server = Target::start_command(command);
+    support::wait_for("nginx to listen", || std::net::TcpStream::connect("127.0.0.1:18437").is_ok());
+    let _clients =
+        Target::start_command(shell("exec wrk -t 1 -c 16 -d 60 http://127.0.0.1:18437/ >/dev/null"));
+    let shot = record(&["-p", &server.pid(), "-d", "5", "-F", "499"]);
+    assert_good(&shot.folded, 0.995, &shot.stderr);
+    assert!(shot.folded.share(|line| line.has("_[k]")) > 0.2, "{}", shot.folded.heaviest(5));
+}
+
+/// node running a script: V8's own frames by frame pointers, its names by `--perf-basic-prof`.
+#[test]
+fn node_functions_are_named() {
+    let Some(_turn) = turn() else { return };
+    if !has("node") {
+        return;
+    }
+    let script = "function hotJs(n) { let x = n; for (let i = 0; i < 1e6; i++) x = (x * 31 + i) % 65521; return x }\n\
+                  function callerJs() { let s = 0; for (let i = 0; i < 50; i++) s += hotJs(i); return s }\n\
+                  function turnJs() { callerJs(); setImmediate(turnJs) } turnJs()";
+    let mut command = Command::new("node");
+    command.args(["--perf-basic-prof", "--interpreted-frames-native-stack", "-e", script]);
+    let target = Target::start_command(command);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let shot = record(&["-p", &target.pid(), "-d", "4", "-F", "499"]);
+    assert_good(&shot.folded, 0.99, &shot.stderr);
+    let named = shot.folded.share(|line| line.has("hotJs"));
+    assert!(named > 0.8, "{named}\n{}", shot.folded.heaviest(5));
+}
+
+/// Debian's Python, stripped and without frame pointers: its C side reaches `main`.
+#[test]
+fn debian_python_c_side_is_seen() {
+    let Some(_turn) = turn() else { return };
+    if !has("/usr/bin/python3") {
+        return;
+    }
+    let mut command = Command::new("/usr/bin/python3");
+    command.args([
+        "-c",
+        "def f(n):\n  return f(n-1) + 1 if n else sum(i*i for i in range(2000))\nwhile True: f(30)",
+    ]);
+    let target = Target::start_command(command);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let shot = record(&["-p", &target.pid(), "-d", "4", "-F", "499"]);
+    assert_good(&shot.folded, 0.995, &shot.stderr);
+    let evaluating = shot.folded.share(|line| line.has("PyEval_Eval"));
+    assert!(evaluating > 0.8, "{evaluating}\n{}", shot.folded.heaviest(5));
+}

@@ -1,0 +1,228 @@
+//! Claim: whatever way a process is named, started or hidden, its samples are
+//! caught, and those of other processes are not.
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use support::{Shot, Target, built, built_library, program, record, scratch, turn};
+
+/// The target's leaves have their true shares, to two points (2 s of samples), and at least `at_least` samples.
+fn assert_seen(name: &str, target: &Target, arguments: &[&str], at_least: u64) -> Shot {
+    let before = target.account();
+    let mut options = vec!["-F", "999", "-d", "2"];
+    options.extend_from_slice(arguments);
+    let shot = record(&options);
+    let truth = target.since(&before);
+    let leaves = program(name).leaves;
+    let burnt: u64 = leaves.iter().map(|(_, slot)| truth[*slot]).sum();
+    assert!(shot.folded.total() >= at_least, "{} samples\n{}", shot.folded.total(), shot.stderr);
+    for (leaf, slot) in leaves {
+        let seen = shot.folded.share(|line| line.has(leaf));
+        let expected = truth[*slot] as f64 / burnt.max(1) as f64;
+        assert!(
+            (seen - expected).abs() <= 0.02,
+            "{leaf}: {seen:.3}, should be {expected:.3}\n{}\n{}",
+            shot.stderr,
+            shot.folded.heaviest(8)
+        );
+    }
+    shot
+}
+
+/// A copy of the program that a test may delete or replace.
+fn copy(name: &str, directory: &Path) -> std::path::PathBuf {
+    let path = directory.join(name);
+    std::fs::copy(built(name), &path).expect("scratch directories are writable");
+    path
+}
+
+/// `--name` finds a process by its name, and no other one.
+#[test]
+fn name_selects_processes() {
+    let Some(_turn) = turn() else { return };
+    let target = Target::start("split-fp", &[]);
+    let _other = Target::start("split-o2", &[]);
+    let shot = assert_seen("split-fp", &target, &["--name", "split-fp"], 1000);
+    assert_eq!(shot.folded.of_process("split-fp").total(), shot.folded.total());
+}
+
+/// `-p` is repeatable; each process is a root of its own.
+#[test]
+fn several_pids_are_several_roots() {
+    let Some(_turn) = turn() else { return };
+    let (one, other) = (Target::start("split-o2", &[]), Target::start("split-o0", &[]));
+    let shot = record(&["-p", &one.pid(), "-p", &other.pid(), "-d", "2", "-F", "199"]);
+    for name in ["split-o2", "split-o0"] {
+        assert!(shot.folded.of_process(name).total() > 100, "{}", shot.folded.heaviest(5));
+    }
+}
+
+/// `--cgroup` takes all processes of a control group.
+#[test]
+fn cgroup_selects_its_processes() {
+    let Some(_turn) = turn() else { return };
+    let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let Some(root) = roots.iter().find(|root| Path::new(root).join("cgroup.controllers").exists()) else {
+        support::skip::<()>("needs a cgroup v2 hierarchy");
+        return;
+    };
+    let group = format!("{root}/txprof-test-{}", std::process::id());
+    std::fs::create_dir(&group).expect("root may create control groups");
+    let target = Target::start("split-o2", &[]);
+    std::fs::write(format!("{group}/cgroup.procs"), target.pid()).expect("root may move processes");
+    let _outside = Target::start("split-o0", &[]);
+    let result = std::panic::catch_unwind(|| {
+        let shot = assert_seen("split-o2", &target, &["--cgroup", &group], 1000);
+        assert_eq!(shot.folded.of_process("split-o2").total(), shot.folded.total());
+    });
+    drop(target);
+    std::fs::remove_dir(&group).expect("the group is empty again");
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// A command is held until sampling is on: a program of 0.3 s is seen whole, and its end ends the recording.
+#[test]
+fn command_is_seen_from_its_first_instruction() {
+    let Some(_turn) = turn() else { return };
+    let directory = scratch();
+    let account = directory.path().join("account");
+    let command = built("split-o2");
+    let line = format!("ORACLE={} exec timeout 0.3 {}", account.display(), command.display());
+    let began = std::time::Instant::now();
+    let shot = record(&["-F", "999", "--", "sh", "-c", &line]);
+    assert!(began.elapsed().as_secs() < 10);
+    let split = shot.folded.of_process("split-o2");
+    assert!((200..=330).contains(&split.total()), "{} samples\n{}", split.total(), shot.stderr);
+}
+
+/// The command's own output stays apart from ours, and its failure is told.
+#[test]
+fn command_that_does_not_exist_is_an_error() {
+    let Some(_turn) = turn() else { return };
+    let run = support::txprof(&["record", "--", "/no/such/program"]);
+    assert_ne!(run.code, 0);
+    assert!(run.stderr.contains("/no/such/program"), "{}", run.stderr);
+}
+
+/// Children born while recording, with and without exec, are part of the target.
+#[test]
+fn children_are_followed_through_fork_and_exec() {
+    let Some(_turn) = turn() else { return };
+    let target = Target::start("children", &[]);
+    let shot = assert_seen("children", &target, &["-p", &target.pid()], 1000);
+    assert!(shot.folded.complete_share() > 0.97, "{:?}", shot.folded.reasons());
+}
+
+/// Threads are summed by default and told apart by `--per-thread`, under their names.
+#[test]
+fn threads_are_told_apart_by_name() {
+    let Some(_turn) = turn() else { return };
+    let target = Target::start("threads", &["20"]);
+    let before = target.account();
+    let shot = record(&["-p", &target.pid(), "-F", "999", "-d", "4", "--per-thread"]);
+    let truth = target.since(&before);
+    let burnt: u64 = truth[..3].iter().sum();
+    for (slot, name) in ["alpha", "beta", "gamma"].iter().enumerate() {
+        let seen = shot.folded.share(|line| line.frames.iter().take(2).any(|frame| frame.contains(name)));
+        let expected = truth[slot] as f64 / burnt as f64;
+        assert!((seen - expected).abs() < 0.03, "{name} {seen} {expected}\n{}", shot.folded.heaviest(5));
+    }
+}
+
+/// Two libraries that take turns at one address are never taken for each other.
+#[test]
+fn libraries_swapped_at_one_address_keep_their_names() {
+    let Some(_turn) = turn() else { return };
+    let paths = [built_library("leaf_a"), built_library("leaf_b")];
+    let mut command = Command::new(built("dl_swap"));
+    command.args(&paths);
+    let target = Target::start_burning(command);
+    support::wait_for("both libraries to be used", || target.account()[1] > 0);
+    let account = target.account();
+    assert_eq!(account[4], account[5], "the libraries are meant to share an address");
+    assert_seen("dl_swap", &target, &["-p", &target.pid()], 1000);
+    let shot = record(&["-F", "999", "-d", "4", "-p", &target.pid()]);
+    assert!(shot.folded.complete_share() > 0.97, "{:?}", shot.folded.reasons());
+}
+
+/// A binary deleted under its process is read through `map_files`.
+#[test]
+fn deleted_binary_keeps_its_names() {
+    let Some(_turn) = turn() else { return };
+    let directory = scratch();
+    let path = copy("split-o2", directory.path());
+    let target = Target::start_burning(Command::new(&path));
+    std::fs::remove_file(&path).expect("own files can be removed");
+    assert_seen("split-o2", &target, &["-p", &target.pid()], 1000);
+}
+
+/// A binary replaced by another one is still shown as what runs, not as what lies there now.
+#[test]
+fn upgraded_binary_shows_what_runs() {
+    let Some(_turn) = turn() else { return };
+    let directory = scratch();
+    let path = copy("split-o2", directory.path());
+    let target = Target::start_burning(Command::new(&path));
+    let newer = directory.path().join("newer");
+    std::fs::copy(built("signals"), &newer).expect("scratch directories are writable");
+    std::fs::rename(&newer, &path).expect("renaming works");
+    assert_seen("split-o2", &target, &["-p", &target.pid()], 1000);
+}
+
+/// A program that exists only in memory.
+#[test]
+fn memfd_program_has_names() {
+    let Some(_turn) = turn() else { return };
+    let mut command = Command::new(built("memfd_exec"));
+    command.arg(built("split-o2"));
+    let target = Target::start_burning(command);
+    assert_seen("split-o2", &target, &["-p", &target.pid()], 1000);
+}
+
+/// A program started by naming the dynamic linker.
+#[test]
+fn program_run_through_the_dynamic_linker_has_names() {
+    let Some(_turn) = turn() else { return };
+    let mut command = Command::new("/lib64/ld-linux-x86-64.so.2");
+    command.arg(built("split-o2"));
+    let target = Target::start_burning(command);
+    assert_seen("split-o2", &target, &["-p", &target.pid()], 1000);
+}
+
+/// A chroot in mount and pid namespaces of its own; the perf map is found inside, under the inner pid.
+#[test]
+fn other_namespaces_are_seen_through() {
+    let Some(_turn) = turn() else { return };
+    let directory = scratch();
+    std::fs::create_dir(directory.path().join("tmp")).expect("scratch directories are writable");
+    std::fs::write(directory.path().join("account"), [0; 128]).expect("scratch directories are writable");
+    copy("jit-static", directory.path());
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--root"])
+        .arg(directory.path())
+        .arg("/jit-static");
+    let target = Target::start_command(with_account(command, "/account"));
+    let map = directory.path().join("tmp/perf-1.map");
+    support::wait_for("the perf map inside the chroot", || map.exists());
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let shot = record(&["-F", "999", "-d", "2", "-p", &target.child_pid()]);
+    for (leaf, least) in [("jit_inner", 0.30), ("jit_late", 0.30), ("compiled_leaf", 0.20)] {
+        let seen = shot.folded.share(|line| line.has(leaf));
+        assert!(seen > least, "{leaf} {seen}\n{}\n{}", shot.stderr, shot.folded.heaviest(5));
+    }
+    let generated = shot.folded.filtered(|line| line.has("jit_inner"));
+    let chained =
+        generated.share(|line| line.reads(&["main", "run_generated", "jit_outer_[j]", "jit_inner_[j]"]));
+    assert!(chained > 0.99, "{chained}\n{}", shot.folded.heaviest(5));
+}
+
+/// Runs the command with its account at a path as the command itself sees it.
+fn with_account(command: Command, account: &str) -> Command {
+    let mut shell = Command::new("env");
+    // Overrides the path that `Target` sets, which does not exist inside.
+    shell.arg(format!("ORACLE={account}")).arg(command.get_program()).args(command.get_args());
+    shell
+}

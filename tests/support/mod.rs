@@ -1,0 +1,51 @@
+//! What the live tests share: programs with a known truth, compiled once per
+//! test run; targets that die with their guard; `txprof` itself; and the
+//! folded stacks that it wrote.
+//!
+//! Live tests disturb one another, so each begins with [`turn`], which also
+//! skips the test, aloud, on machines where it cannot run. Under `CI=true`
+//! nothing is skipped: what is missing is a failure.
+
+// Each test file is a crate of its own and uses a part of this.
+#![allow(dead_code, unused_imports, unreachable_pub)]
+
+mod build;
+mod folded;
+mod run;
+mod target;
+
+pub use build::{PROGRAMS, Program, built, built_library, program};
+pub use folded::{Folded, Line};
+pub use run::{Run, Shot, record, record_json, scratch, txprof};
+pub use target::{Account, Target, wait_for};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Waits for this test's turn; `None` when live tests cannot run here.
+pub fn turn() -> Option<MutexGuard<'static, ()>> {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return skip("needs a kernel with BTF");
+    }
+    Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Says that the running test is skipped and why; panics under `CI=true`.
+pub fn skip<T>(reason: &str) -> Option<T> {
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "`{test}` must not be skipped in CI: {reason}");
+    eprintln!("SKIPPED: {test}: {reason}");
+    None
+}
+
+/// Whether `program` is on the path; says aloud that the test is skipped if not.
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).exists())
+        || std::path::Path::new(program).exists();
+    found || skip::<()>(&format!("needs `{program}`")).is_some()
+}
