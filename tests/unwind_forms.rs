@@ -205,6 +205,18 @@ fn stubs_without_cfi_are_recognised() {
     }
 }
 
+/// An entry point inside a stub changes nothing: rows ascend, and the stub's rule stands.
+#[test]
+fn entry_point_inside_a_stub_is_ignored() {
+    let mut code = [0x90; CODE_BYTES];
+    code[0xf0..0xfc].copy_from_slice(&[0xff, 0x25, 0, 0, 0, 0, 0x68, 0, 0, 0, 0, 0xe9]);
+    let mut bytes = elf("zR", USUAL_CIE, &[], &code);
+    bytes[24..32].copy_from_slice(&(BASE + CODE as u64 + 0xf4).to_le_bytes());
+    let table = table(&bytes);
+    assert_eq!(rule_at(&table, 0xf4), Rule::plt(11));
+    assert_eq!(codec::decode(&codec::encode(&table, b""), b"").as_ref(), Ok(&table));
+}
+
 /// The promises of a table, checked by the decoder, hold for whatever was built.
 fn check_any(bytes: &[u8]) {
     let Ok(index) = FdeIndex::parse(bytes) else { return };
@@ -220,7 +232,9 @@ proptest! {
     #[test]
     fn mutilated_files_do_no_harm(flips in proptest::collection::vec((0..0x400_usize, 0..8_u32), 1..12)) {
         let form = [0x41, 0x0e, 16, 0x86, 2, 0x43, 0x0d, 6, 0x0a, 0x44, 0x0f, 6, 0x77, 0xc0, 0, 6, 0x23, 8, 0x0b];
-        let mut bytes = elf("zR", USUAL_CIE, &[(0, 100, &form), (112, 90, &form), (256, 64, &[])], &[]);
+        let stubs = [0xff, 0x25, 0, 0, 0, 0, 0x68, 0, 0, 0, 0, 0xe9, 0, 0, 0, 0].repeat(CODE_BYTES / 16);
+        let fdes: [(u32, u32, &[u8]); 3] = [(0, 100, &form), (112, 90, &form), (384, 64, &[])];
+        let mut bytes = elf("zR", USUAL_CIE, &fdes, &stubs);
         for (at, bit) in flips {
             bytes[at] ^= 1 << bit;
         }

@@ -8,8 +8,8 @@ use gimli::{
     BaseAddresses, CfaRule, EhFrame, EndianSlice, EvaluationResult, Expression, LittleEndian, Location,
     Register, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow, Value, X86_64,
 };
-use object::{Object, ObjectSection};
-use txprof::unwind::{FdeIndex, Registers, RuleKind, Slot, Step, Table, step};
+use object::{Object, ObjectSection, ObjectSymbol};
+use txprof::unwind::{FdeIndex, Registers, Rule, RuleKind, Slot, Step, Table, step};
 
 type Reader<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -275,4 +275,62 @@ fn rows_do_not_need_the_search_table() {
     }
     let index = FdeIndex::parse(&bytes).expect("a sound ELF file");
     assert_eq!(index.build_pages(&bytes, index.page_range()), with);
+}
+
+/// Compiles a small program; `None`, said aloud, when this machine lacks the compiler.
+fn compile(compiler: &str, arguments: &[&str]) -> Option<Vec<u8>> {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (source, program) = (directory.path().join("small.c"), directory.path().join("small"));
+    let text = "int puts(const char *); __attribute__((noinline)) int f(int x) { puts(\"x\"); return x * 3; }\n\
+        int main(int c, char **v) { return f(c) + f(c + 1); }\n";
+    std::fs::write(&source, text).expect("writable");
+    let status =
+        std::process::Command::new(compiler).args(arguments).arg("-o").arg(&program).arg(&source).status();
+    if !status.is_ok_and(|status| status.success()) {
+        println!("skipped: `{compiler} {arguments:?}` does not work here");
+        return None;
+    }
+    std::fs::read(program).ok()
+}
+
+fn all_rows(bytes: &[u8]) -> Table {
+    let index = FdeIndex::parse(bytes).expect("a sound ELF file");
+    index.build_pages(bytes, index.page_range())
+}
+
+/// Without `.eh_frame` for its code, a program is unwound by its `.debug_frame`, compressed or not.
+#[test]
+fn debug_frame_fills_in() {
+    for compression in ["-gz=none", "-gz=zlib"] {
+        let arguments = ["-O2", "-g", compression, "-fno-asynchronous-unwind-tables", "-fno-exceptions"];
+        let Some(bytes) = compile("gcc", &arguments) else { return };
+        let elf = object::File::parse(&*bytes).expect("a sound ELF file");
+        let f =
+            elf.symbols().find(|symbol| symbol.name() == Ok("f")).expect("the program defines it").address();
+        assert_eq!(all_rows(&bytes).find(f), Some(Rule::cfa_register(7, 8)), "{compression}");
+    }
+}
+
+/// lld writes no CFI for linkage tables: their entries get rules by their bytes.
+#[test]
+fn linkage_table_of_lld_has_rules() {
+    let Some(bytes) = compile("clang", &["-O2", "-fuse-ld=lld"]) else { return };
+    let elf = object::File::parse(&*bytes).expect("a sound ELF file");
+    let plt = elf.section_by_name(".plt").expect("the program calls puts").address();
+    let table = all_rows(&bytes);
+    let found: Vec<_> = [0, 6, 16, 32].iter().map(|offset| table.find(plt + offset)).collect();
+    let expected = [Rule::cfa_register(7, 16), Rule::cfa_register(7, 24), Rule::plt(11), Rule::plt(11)];
+    assert_eq!(found, expected.map(Some));
+}
+
+/// musl has no CFI for its trampoline and for the program's start: they are known by their bytes.
+#[test]
+fn musl_stubs_have_rules() {
+    let Some(bytes) = compile("musl-gcc", &["-O2", "-static"]) else { return };
+    let table = all_rows(&bytes);
+    let elf = object::File::parse(&*bytes).expect("a sound ELF file");
+    assert_eq!(table.find(elf.entry()), Some(Rule::END));
+    let arguments = ["-O2", "-static", "-Wl,-u,__restore_rt,-u,__clone"];
+    let Some(bytes) = compile("musl-gcc", &arguments) else { return };
+    assert!(all_rows(&bytes).rules.contains(&Rule::SIGNAL));
 }

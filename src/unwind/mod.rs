@@ -10,7 +10,7 @@
 //! [`FdeIndex`] parses a file once: which functions there are and where the
 //! instructions for each begin. From it [`Table`]s are built for any range of
 //! 64 KiB pages: one page when a sample needs it, all of them split over
-//! threads. [`step`] walks one frame with a rule as the BPF program does and
+//! threads. [`step()`] walks one frame with a rule as the BPF program does and
 //! is that program's executable specification.
 //!
 //! Nothing here does I/O: whoever maps the file hands its bytes in, to

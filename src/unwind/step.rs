@@ -179,3 +179,77 @@ fn signal_return(registers: &Registers, mut read: impl FnMut(u64) -> Option<u64>
 fn add(address: u64, distance: i64) -> u64 {
     address.wrapping_add_signed(distance)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RSP_AT: u64 = 0x1000;
+
+    fn frame(pc: u64, rbp: u64) -> Registers {
+        let mut values = [7; 16];
+        values[usize::from(RSP)] = RSP_AT;
+        values[usize::from(RBP)] = rbp;
+        Registers::new(pc, values)
+    }
+
+    /// Reading an address yields the address plus 5, so that values tell where they came from.
+    fn memory(address: u64) -> Option<u64> {
+        Some(address + 5)
+    }
+
+    /// Where there is no rule the frame pointer leads on; only rsp and rbp are known behind it.
+    #[test]
+    fn frame_pointer_leads_on_without_a_rule() {
+        let Step::Caller(caller) = step(&frame(1, RSP_AT + 32), Rule::NONE, true, memory) else {
+            panic!("no caller")
+        };
+        assert_eq!((caller.pc, caller.rsp()), (RSP_AT + 45, RSP_AT + 48));
+        assert_eq!((caller.get(RBP), caller.get(RBX)), (Some(RSP_AT + 37), None));
+    }
+
+    /// A frame pointer of 0 ends a stack, but not when it is found in the interrupted frame.
+    #[test]
+    fn zero_frame_pointer_ends_only_behind_the_first_frame() {
+        assert_eq!(step(&frame(1, 0), Rule::NONE, false, memory), Step::End);
+        assert_eq!(step(&frame(1, 0), Rule::NONE, true, memory), Step::Failed(Outcome::FramePointerLost));
+        assert_eq!(step(&frame(1, 8), Rule::NONE, false, memory), Step::Failed(Outcome::FramePointerLost));
+    }
+
+    /// A lazy-binding stub has 8 bytes more on the stack once its push is done.
+    #[test]
+    fn linkage_stub_counts_its_push() {
+        for (pc, cfa) in [(0x40, RSP_AT + 8), (0x4a, RSP_AT + 8), (0x4b, RSP_AT + 16), (0x4f, RSP_AT + 16)] {
+            let Step::Caller(caller) = step(&frame(pc, 0), Rule::plt(11), true, memory) else {
+                panic!("no caller")
+            };
+            assert_eq!((caller.rsp(), caller.pc), (cfa, cfa - 3));
+            assert_eq!(caller.get(RBX), Some(7));
+        }
+    }
+
+    /// Each way in which a step fails has its own outcome.
+    #[test]
+    fn failures_say_why() {
+        let failed = |rule, read: fn(u64) -> Option<u64>| step(&frame(1, 0), rule, true, read);
+        assert_eq!(failed(Rule::UNSUPPORTED, memory), Step::Failed(Outcome::UnsupportedRule));
+        assert_eq!(failed(Rule::cfa_register(RSP, 8), |_| None), Step::Failed(Outcome::ReadFailed));
+        assert_eq!(failed(Rule::cfa_register(RSP, 0), memory), Step::Failed(Outcome::NoProgress));
+        assert_eq!(failed(Rule::cfa_register(RSP, 8), |_| Some(0)), Step::End);
+        let Step::Caller(caller) = failed(Rule::cfa_register(RSP, 8), memory) else { panic!("no caller") };
+        let next = step(&caller, Rule::cfa_register(10, 0), false, memory);
+        assert_eq!(next, Step::Failed(Outcome::RegisterUnknown));
+    }
+
+    /// The kernel's signal frame holds every register; the interrupted pc is exact.
+    #[test]
+    fn signal_frame_restores_every_register() {
+        let Step::Interrupted(registers) = step(&frame(1, 0), Rule::SIGNAL, false, memory) else {
+            panic!("not interrupted")
+        };
+        assert_eq!(registers.rsp(), RSP_AT + 160 + 5);
+        assert_eq!(registers.pc, RSP_AT + 168 + 5);
+        assert_eq!(registers.get(RBP), Some(RSP_AT + 120 + 5));
+        assert_eq!(registers.get(RBX), Some(RSP_AT + 128 + 5));
+    }
+}

@@ -27,13 +27,12 @@ pub(super) fn find(code: &[u8], svma: u64, entry: u64, mut found: impl FnMut(u64
     let mut offset = 0;
     while let Some(rest) = code.get(offset..).filter(|rest| !rest.is_empty()) {
         let at = svma.saturating_add(offset as u64);
-        let len = stub_at(rest, at, entry, &mut found);
-        // Most bytes begin nothing: pass over those that cannot.
-        offset +=
-            len.unwrap_or_else(|| 1 + rest.iter().skip(1).take_while(|byte| !may_begin(**byte)).count());
-        if (at..svma.saturating_add(offset as u64)).contains(&entry) && entry > at {
-            offset = usize::try_from(entry - svma).unwrap_or(offset);
-        }
+        offset += stub_at(rest, at, entry, &mut found).unwrap_or_else(|| {
+            // Most bytes begin nothing: pass over those that cannot, but not over the entry point.
+            let idle = 1 + rest.iter().skip(1).take_while(|byte| !may_begin(**byte)).count();
+            let to_entry = entry.checked_sub(at).and_then(|distance| usize::try_from(distance).ok());
+            to_entry.filter(|distance| *distance > 0).map_or(idle, |distance| distance.min(idle))
+        });
     }
 }
 
