@@ -10,7 +10,7 @@
 //!
 //! and its output is rewritten: labels keep the name, tooltips become
 //! `name (module, 12 samples, 3.10%)`. Private-use characters cannot occur in
-//! [harmless](crate::aggregate::name::harmless) names. Since each text ends with a character that is in no
+//! [`harmless`] names. Since each text ends with a character that is in no
 //! other place, none is a prefix of another and sorted lines keep siblings together.
 //!
 //! Equal profiles give equal bytes: a colour follows from kind and name.
