@@ -184,3 +184,36 @@ impl Drop for Progress {
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    /// Progress tells time, samples and losses, and the planned end where there is one.
+    #[test]
+    fn progress_tells_time_samples_and_losses() {
+        let seconds = Duration::from_secs;
+        assert_eq!(
+            progress_text(seconds(12), Some(seconds(30)), 2970, 3),
+            "12.0 s of 30.0 s, 2,970 samples, 3 lost (Ctrl-C ends and writes)"
+        );
+        assert_eq!(progress_text(seconds(90), None, 1, 0), "1 min 30 s, 1 sample (Ctrl-C ends and writes)");
+    }
+
+    /// Names of targets in messages cannot drive the terminal; the hint has its own line.
+    #[test]
+    fn errors_are_one_printable_line_and_a_hint() {
+        let error = Error::new(ErrorKind::NotFound, "no process `\u{1b}[2J\n`").with_hint("try `ps`");
+        assert_eq!(error_lines(&error), "error: no process `\u{fffd}[2J\u{fffd}`\nhint: try `ps`\n");
+    }
+
+    /// Where the kernel does not tell the run time of BPF programs, the cost says so.
+    #[test]
+    fn unknown_bpf_time_is_said_to_be_unknown() {
+        let cost = Cost { own_cpu_ns: 10_000_000, ..Cost::default() };
+        let line = cost_line(&cost, 1_000_000_000);
+        assert_eq!(line, "  cost: 1.00 % of a core (BPF run time unknown), 0 B resident, 0 B BPF\n");
+        assert!(cost_line(&cost, 0).starts_with("  cost: "));
+    }
+}

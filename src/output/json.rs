@@ -206,7 +206,7 @@ pub fn write(profile: &Profile, writer: &mut dyn Write) -> io::Result<()> {
     writeln!(writer)
 }
 
-/// Parses what [`write`] wrote, and anything hostile that resembles it.
+/// Parses what [`write()`] wrote, and anything hostile that resembles it.
 ///
 /// Fails with [`ErrorKind::Corrupt`] for what is not this form in version 1, when
 /// an index is out of range, a bound ([`MAX_SIZE_BYTES`], [`MAX_STACK_FRAMES`]) is exceeded, or

@@ -1,6 +1,6 @@
 //! Profiles become bytes. Pure: the writer comes from outside.
 //!
-//! [`write`] is the one way in; a [`Format`] decides which writer runs.
+//! [`write()`] is the one way in; a [`Format`] decides which writer runs.
 
 pub mod date;
 pub mod folded;

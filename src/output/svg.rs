@@ -10,7 +10,7 @@
 //!
 //! and its output is rewritten: labels keep the name, tooltips become
 //! `name (module, 12 samples, 3.10%)`. Private-use characters cannot occur in
-//! [harmless](crate::aggregate::name::harmless) names. Since each text ends with a character that is in no
+//! [`harmless`] names. Since each text ends with a character that is in no
 //! other place, none is a prefix of another and sorted lines keep siblings together.
 //!
 //! Equal profiles give equal bytes: a colour follows from kind and name.
@@ -48,6 +48,9 @@ const MAX_TITLE_CHARS: usize = 100;
 /// Largest sum that the picture's script, calculating in doubles, keeps exact.
 const MAX_TOTAL: u128 = 1 << 53;
 
+/// How visible inferno's style makes the search button.
+const FAINT: &str = "opacity:0.1";
+
 /// How a kind looks and what it is called.
 struct Look {
     kind: FoldKind,
@@ -77,7 +80,7 @@ const LOOKS: [Look; 6] = {
         look(Frame(FrameKind::Kernel), 'k', "kernel", "kernel", [(144, 162, 236), (180, 194, 250)]),
         look(Frame(FrameKind::Jit), 'j', "JIT", "JIT", [(150, 206, 104), (184, 226, 138)]),
         look(Frame(FrameKind::Marker), 'm', "frames missing", "not a call", [(232, 122, 122); 2]),
-        look(Root, 'r', "process, thread", "", [(208, 212, 222); 2]),
+        look(Root, 'r', "process, thread", "", [(198, 204, 218), (222, 226, 234)]),
     ]
 };
 
@@ -118,7 +121,11 @@ pub fn write(profile: &Profile, options: FoldOptions, writer: &mut dyn Write) ->
     let lines = lines(&fold, &labels, scale);
     flamegraph::from_lines(&mut picture, lines.lines(), &mut picture_bytes)?;
     drop(lines);
-    let text = String::from_utf8(picture_bytes).map_err(io::Error::other)?;
+    let mut text = String::from_utf8(picture_bytes).map_err(io::Error::other)?;
+    // The first place is in the style: the search button is hardly visible without this.
+    if let Some(at) = text.find(FAINT) {
+        text.replace_range(at..at + FAINT.len(), "opacity:0.7");
+    }
     rewrite(&text, writer)
 }
 
@@ -257,8 +264,9 @@ fn rewrite_details<'a>(rest: &'a str, writer: &mut dyn Write) -> io::Result<&'a 
     let letter = chars.next();
     let kind = LOOKS.iter().find(|look| Some(look.letter) == letter).map_or("", |look| look.tooltip);
     // The script takes what follows the last `(` for the numbers.
-    let module = chars.as_str().replace('(', "[");
-    for part in [kind, &module].iter().filter(|part| !part.is_empty()) {
+    let module = chars.as_str().replace('(', "[").replace(')', "]");
+    let module = if module == "[kernel]" { "" } else { &module };
+    for part in [kind, module].iter().filter(|part| !part.is_empty()) {
         write!(writer, "{part}, ")?;
     }
     writer.write_all(numbers.as_bytes())?;
