@@ -5,6 +5,7 @@
 //! Names come from hostile files, and a short mangled name can describe an
 //! exponentially long one, so length and recursion are bounded here.
 
+use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 
 use cpp_demangle::{DemangleOptions, ParseOptions, Symbol};
@@ -28,6 +29,39 @@ pub fn demangle(mangled: &str) -> String {
         return bounded(mangled);
     }
     demangle_rust(mangled).or_else(|| demangle_cpp(mangled)).unwrap_or_else(|| bounded(mangled))
+}
+
+/// Whether a name follows one of the manglings.
+pub(super) fn is_mangled(name: &[u8]) -> bool {
+    [&b"_Z"[..], b"__Z", b"_R"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Demangles with a memory: functions that are inlined everywhere come again and again.
+#[derive(Debug, Default)]
+pub(super) struct Demangler {
+    known: HashMap<Box<[u8]>, Box<str>>,
+}
+
+impl Demangler {
+    /// Names remembered; all are forgotten when there are more.
+    const MAX_KNOWN: usize = 8192;
+
+    /// The readable form of a linker name; bytes that are no UTF-8 become `�`.
+    /// `None` only for an absent or empty name.
+    pub(super) fn name(&mut self, linker_name: Option<&[u8]>) -> Option<Box<str>> {
+        let linker_name = linker_name.filter(|name| !name.is_empty())?;
+        // One byte more than is demangled, so that a longer name is seen to be one.
+        let linker_name = linker_name.get(..=MAX_MANGLED_BYTES).unwrap_or(linker_name);
+        if let Some(known) = self.known.get(linker_name) {
+            return Some(known.clone());
+        }
+        let name: Box<str> = demangle(&String::from_utf8_lossy(linker_name)).into();
+        if self.known.len() >= Self::MAX_KNOWN {
+            self.known.clear();
+        }
+        self.known.insert(linker_name.into(), name.clone());
+        Some(name)
+    }
 }
 
 fn demangle_rust(mangled: &str) -> Option<String> {
