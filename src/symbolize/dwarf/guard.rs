@@ -29,7 +29,7 @@ const QUANTUM: u64 = 256;
 
 /// Reads between two releases of pages. They touch a megabyte or two of what is parsed, and some
 /// 20 MB around names here and there, since each page fault maps 16 pages.
-const RELEASE_INTERVAL: u64 = 512 * 1024;
+const RELEASE_INTERVAL: u64 = 1024 * 1024;
 
 /// Longest string handed to the parsers, in bytes; paths and names beyond are cut.
 const MAX_STRING_BYTES: usize = 4096;
@@ -245,15 +245,15 @@ mod tests {
     /// Reads succeed until the budget is spent, then fail for good, until more is allowed.
     #[test]
     fn reads_fail_when_the_budget_is_spent() {
-        let bytes = vec![1; 1_000_000];
+        let bytes = vec![1; 2_000_000];
         let released = Cell::new(0);
         let release = || released.set(released.get() + 1);
         let guard = Guard::new(&release);
         let mut reader = GuardedReader::new(&bytes, &guard);
         assert!(reader.read_u8().is_err(), "nothing allowed yet");
-        guard.allow(600_000);
+        guard.allow(1_200_000);
         let count = std::iter::from_fn(|| reader.read_u8().ok()).count();
-        assert!((590_000..=600_000).contains(&count), "{count}");
+        assert!((1_190_000..=1_200_000).contains(&count), "{count}");
         assert!(reader.read_u8().is_err() && reader.skip(0).is_err());
         assert_eq!(released.get(), 1);
         guard.allow(1000);

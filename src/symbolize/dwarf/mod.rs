@@ -26,8 +26,8 @@ use crate::sys::file_map::FileMap;
 
 pub(super) use self::sections::{MemoryBudget, has_debug_info};
 
-/// Reads after which a context has grown by some 30 MB.
-const READS_PER_CONTEXT: u64 = 24 << 20;
+/// Reads after which a context has grown by some 20 MB.
+const READS_PER_CONTEXT: u64 = 16 << 20;
 
 /// Reads for one address, or for the index, per byte of debug information.
 /// Honest files need less than one: a byte is parsed once for its unit and
