@@ -222,8 +222,7 @@ fn absurd_compressed_size_is_refused() {
 #[test]
 fn packed_bombs_are_survived() {
     survive(&elf_with(&[(".gnu_debugdata", vec![0xfd; 100], 0)]), PLACES);
-    let packed =
-        Command::new("sh").args(["-c", "head -c 300000000 /dev/zero | xz -1"]).output().expect("sh");
+    let packed = Command::new("sh").args(["-c", "head -c 300000000 /dev/zero | xz -1"]).output().expect("sh");
     if packed.stdout.len() < 1000 {
         eprintln!("SKIPPED: no xz");
         return;
