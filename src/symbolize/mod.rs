@@ -17,10 +17,12 @@
 //! for the batch and closed behind it, so memory is that of the largest module
 //! and of the answers, however many modules there are.
 
+mod debug_file;
 mod demangle;
 mod dwarf;
 mod elf;
 mod kernel;
+mod mini_debug_info;
 mod perf_map;
 mod root;
 mod symbolizer;

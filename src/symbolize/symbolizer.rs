@@ -1,11 +1,13 @@
 //! Resolves a module's addresses from the best source that covers each.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::demangle::demangle;
-use super::dwarf::{Debug, SourceFrame};
+use super::debug_file::{DebugFile, Search};
+use super::demangle::{Demangler, is_mangled};
+use super::dwarf::{DebugFiles, DebugInfo, MemoryBudget, SourceFrame, has_debug_info};
 use super::elf::{Elf, Matches, Symbol};
+use super::mini_debug_info;
 use crate::model::{Frame, FrameKind, Svma};
 use crate::sys::file_map::FileMap;
 
@@ -78,76 +80,167 @@ impl Symbolizer {
     /// it is one frame `module+0xoffset`.
     pub fn resolve_module(&mut self, module: &ModuleFile, addresses: &[Svma]) -> Vec<Vec<Frame>> {
         let name = base_name(&module.display);
-        match FileMap::map(&module.file) {
-            Ok(map) => self.resolve(name, &map, addresses),
-            Err(_) => self.resolve(name, &[], addresses),
-        }
+        let Ok(map) = FileMap::map(&module.file) else {
+            return self.resolve_bytes(name, &[], addresses);
+        };
+        let binary = Path::new(&module.display);
+        let search = Search::new(module.root.as_deref(), binary, &self.config.debug_directories);
+        self.resolve(name, &map, Some((&map, &search)), addresses)
     }
 
-    /// The same for a file in memory, such as the image of the vDSO: `name` is `[vdso]` then.
+    /// The same for a file in memory, such as the image of the vDSO: `name` is
+    /// `[vdso]` then. Only its own symbol tables are looked at.
     pub fn resolve_bytes(&mut self, name: &str, bytes: &[u8], addresses: &[Svma]) -> Vec<Vec<Frame>> {
-        self.resolve(name, bytes, addresses)
+        self.resolve(name, bytes, None, addresses)
     }
 
-    fn resolve(&mut self, name: &str, bytes: &[u8], addresses: &[Svma]) -> Vec<Vec<Frame>> {
+    fn resolve(
+        &mut self,
+        name: &str,
+        bytes: &[u8],
+        place: Option<(&FileMap, &Search)>,
+        addresses: &[Svma],
+    ) -> Vec<Vec<Frame>> {
         self.stats.modules += 1;
         self.stats.addresses += addresses.len() as u64;
         let Ok(elf) = Elf::parse(bytes) else {
             self.stats.unreadable_modules += 1;
             return addresses.iter().map(|address| vec![unnamed(name, *address)]).collect();
         };
+        let debug_file = place.and_then(|(_, search)| find_debug_file(&elf, search));
+        let debug_elf = debug_file.as_ref().and_then(|debug| Elf::parse(&*debug.map).ok());
+        let mini = mini_debug_info::read(&elf);
+        let mini_elf = mini.as_deref().and_then(|image| Elf::parse(image).ok());
+
         let mut matches = Matches::new(addresses);
-        matches.offer_file(&elf);
+        for tables in [Some(&elf), debug_elf.as_ref(), mini_elf.as_ref()].into_iter().flatten() {
+            matches.offer_file(tables);
+        }
         let symbols = matches.finish(&elf);
-        let debug = self.config.source_lines.then(|| Debug::load(&elf)).flatten();
-        let context = debug.as_ref().and_then(Debug::context);
-        addresses
-            .iter()
-            .zip(symbols)
-            .map(|(address, symbol)| {
-                let source = context.as_ref().map(|context| context.frames(*address)).unwrap_or_default();
-                combine(name, *address, symbol, source)
-            })
-            .collect()
+        let answers = match place.filter(|_| self.config.source_lines) {
+            Some((map, search)) => {
+                let debug = debug_file.as_ref().zip(debug_elf.as_ref());
+                let files = Files { elf: &elf, map, debug };
+                self.resolve_with_lines(name, files, search, &symbols, addresses)
+            }
+            None => None,
+        };
+        let answers = answers.unwrap_or_else(|| {
+            let mut names = Demangler::default();
+            let by_symbol = |(address, symbol): (&Svma, &Option<Symbol<'_>>)| {
+                combine(&mut names, name, *address, *symbol, &[])
+            };
+            addresses.iter().zip(&symbols).map(by_symbol).collect()
+        });
+        let unnamed = answers.iter().filter(|frames| frames.iter().any(|frame| is_unnamed(name, frame)));
+        self.stats.unnamed_addresses += unnamed.count() as u64;
+        answers
+    }
+
+    /// `None` when there is no debug information.
+    fn resolve_with_lines(
+        &self,
+        name: &str,
+        files: Files<'_>,
+        search: &Search,
+        symbols: &[Option<Symbol<'_>>],
+        addresses: &[Svma],
+    ) -> Option<Vec<Vec<Frame>>> {
+        let own = (files.elf, search.binary_directory());
+        let (main, directory) = match files.debug {
+            Some((file, elf)) if !has_debug_info(files.elf) => (elf, file.directory.as_path()),
+            _ => own,
+        };
+        if !has_debug_info(main) {
+            return None;
+        }
+        let supplement = search.find_supplement(main, directory);
+        let supplement_elf = supplement.as_ref().and_then(|map| Elf::parse(&**map).ok());
+        let package = search.find_package();
+        let package_elf = package.as_ref().and_then(|map| Elf::parse(&**map).ok());
+        let debug_map = files.debug.map(|(file, _)| &file.map);
+        let maps = [Some(files.map), debug_map, supplement.as_ref(), package.as_ref()];
+        let files = DebugFiles {
+            main,
+            supplement: supplement_elf.as_ref(),
+            package: package_elf.as_ref(),
+            maps: maps.into_iter().flatten().collect(),
+        };
+        let memory = MemoryBudget(self.config.max_decompressed_bytes);
+        let debug = DebugInfo::load(files, search, memory)?;
+        Some(debug.resolve(addresses, Demangler::default, |names, index, calls| {
+            let address = addresses.get(index).copied().unwrap_or_default();
+            combine(names, name, address, symbols.get(index).copied().flatten(), calls)
+        }))
     }
 }
 
-/// Inlined frames come from DWARF alone; the function that holds them is named by the symbol table
-/// where DWARF has no linkage name.
-fn combine(module: &str, address: Svma, symbol: Option<Symbol<'_>>, source: Vec<SourceFrame>) -> Vec<Frame> {
-    let symbol_name = symbol.map(|symbol| demangle(&String::from_utf8_lossy(symbol.name)));
-    let count = source.len();
-    let mut frames: Vec<Frame> = Vec::with_capacity(count.max(1));
-    for (index, frame) in source.into_iter().enumerate() {
-        let outermost = index + 1 == count;
-        let kind = if outermost { FrameKind::Native } else { FrameKind::Inlined };
-        let named = frame.function.map(|name| demangle(&name));
-        let named = if outermost { symbol_name.clone().or(named) } else { named };
-        let function = named.unwrap_or_else(|| format!("{module}+{address}"));
-        frames.push(Frame {
-            kind,
-            function: function.into(),
-            module: Some(module.into()),
-            file: frame.file.map(Into::into),
-            line: frame.line,
-        });
+/// A module and its debug file.
+struct Files<'data> {
+    elf: &'data Elf<'data>,
+    map: &'data FileMap,
+    debug: Option<(&'data DebugFile, &'data Elf<'data>)>,
+}
+
+/// A file that carries its own debug information and symbols needs no other.
+fn find_debug_file(elf: &Elf<'_>, search: &Search) -> Option<DebugFile> {
+    let complete = has_debug_info(elf) && !elf.elf_symbol_table().is_empty();
+    (!complete).then(|| search.find_debug_file(elf)).flatten()
+}
+
+/// Inlined calls come from DWARF alone. The function that holds them has DWARF's linkage name; where
+/// DWARF has only a plain name or none, the symbol's.
+fn combine(
+    names: &mut Demangler,
+    module: &str,
+    address: Svma,
+    symbol: Option<Symbol<'_>>,
+    calls: &[SourceFrame<'_>],
+) -> Vec<Frame> {
+    let frame = |kind, name: Option<Box<str>>, call: Option<&SourceFrame<'_>>| Frame {
+        kind,
+        function: name.unwrap_or_else(|| unnamed_function(module, address).into()),
+        module: Some(module.into()),
+        file: call.and_then(|call| call.file).filter(|file| !file.is_empty()).map(Into::into),
+        line: call.and_then(|call| call.line),
+    };
+    let (outermost, inlined) = match calls.split_last() {
+        Some((outermost, inlined)) => (Some(outermost), inlined),
+        None => (None, calls),
+    };
+    let mut frames = Vec::with_capacity(calls.len().max(1));
+    for call in inlined {
+        frames.push(frame(FrameKind::Inlined, names.name(call.function), Some(call)));
     }
-    if frames.is_empty() {
-        frames.push(match symbol_name {
-            Some(name) => Frame { module: Some(module.into()), ..Frame::named(FrameKind::Native, name) },
-            None => unnamed(module, address),
-        });
-    }
+    let linkage = outermost.and_then(|call| call.function);
+    let symbol = symbol.map(|symbol| symbol.name);
+    let name = match linkage {
+        Some(written) if is_mangled(written) || is_clone(symbol, written) => Some(written),
+        plain => symbol.or(plain),
+    };
+    frames.push(frame(FrameKind::Native, names.name(name), outermost));
     frames
 }
 
+/// Whether `symbol` is a part or copy of the function that is called `written`
+/// in the source: `main.cold`, `parse.constprop.0`.
+fn is_clone(symbol: Option<&[u8]>, written: &[u8]) -> bool {
+    symbol.and_then(|symbol| symbol.strip_prefix(written)).is_some_and(|rest| rest.starts_with(b"."))
+}
+
+fn unnamed_function(module: &str, address: Svma) -> String {
+    format!("{module}+{address}")
+}
+
 fn unnamed(module: &str, address: Svma) -> Frame {
-    Frame { module: Some(module.into()), ..Frame::named(FrameKind::Native, format!("{module}+{address}")) }
+    let function = unnamed_function(module, address);
+    Frame { module: Some(module.into()), ..Frame::named(FrameKind::Native, function) }
+}
+
+fn is_unnamed(module: &str, frame: &Frame) -> bool {
+    frame.function.strip_prefix(module).is_some_and(|rest| rest.starts_with("+0x"))
 }
 
 fn base_name(path: &str) -> &str {
-    match path.rsplit('/').find(|part| !part.is_empty()) {
-        Some(name) => name,
-        None => "?",
-    }
+    path.rsplit('/').find(|part| !part.is_empty()).unwrap_or("?")
 }
