@@ -56,4 +56,101 @@ struct rule {
 };
 _Static_assert(sizeof(struct rule) == 8, "struct rule");
 
+/* Rows of one 64 KiB page of code, an element of `pages`. */
+struct page {
+	__u32 first_row; /* index into `rows`; PAGE_NOT_LOADED: ask userland */
+	__u32 row_count; /* 0: no unwind information in this page */
+};
+_Static_assert(sizeof(struct page) == 8, "struct page");
+#define PAGE_NOT_LOADED 0xffffffffu
+
+enum mapping_kind {
+	MAPPING_NO_ROWS = 0,    /* generated code and the like: frame pointer only */
+	MAPPING_ROWS = 1,       /* pages below are filled or say that they are not */
+	MAPPING_NOT_LOADED = 2, /* a file whose table was not asked for yet */
+};
+
+/* One executable range of a process, an element of `mappings`; a process's are sorted by start. */
+struct mapping {
+	__u64 start; /* AVMA */
+	__u64 end;   /* AVMA, exclusive */
+	__u64 bias;  /* AVMA - SVMA */
+	__u32 first_page;
+	__u32 page_base; /* svma >> 16 of the page at first_page */
+	__u32 page_count;
+	__u32 kind; /* enum mapping_kind */
+};
+_Static_assert(sizeof(struct mapping) == 40, "struct mapping");
+
+/* A target, value of `processes`, key: tgid as userland says pid. Replaced as a whole. */
+struct process {
+	__u32 first_mapping;
+	__u32 mapping_count;
+	/* Names this state of the mappings: a pc means the same rule in all processes
+	 * and samples of one generation. 0: mappings not known. */
+	__u32 generation;
+	__u32 padding;
+};
+_Static_assert(sizeof(struct process) == 16, "struct process");
+
+/* ---- what goes up the ring ---------------------------------------------- */
+
+enum event_type {
+	EVENT_SAMPLE = 1,
+	EVENT_FORK = 2, /* a target's child begins; `other` is the parent's pid */
+	EVENT_EXEC = 3, /* a target, or any process while all are watched, runs a new program */
+	EVENT_EXIT = 4, /* a target's last thread is gone */
+};
+
+#define MAX_USER_FRAMES 1024
+#define MAX_KERNEL_FRAMES 128
+#define COMM_BYTES 16
+
+/* Set in a user frame: the pc was interrupted, not returned to; look it up as it is. */
+#define FRAME_INTERRUPTED (1ull << 63)
+
+/* First bytes of every record. Time is CLOCK_MONOTONIC. */
+struct event {
+	__u64 time_ns;
+	__u32 pid;
+	__u32 type; /* enum event_type */
+};
+_Static_assert(sizeof(struct event) == 16, "struct event");
+
+/* EVENT_FORK, EVENT_EXEC, EVENT_EXIT. */
+struct process_event {
+	struct event head;
+	__u32 other; /* EVENT_FORK: the parent's pid, else 0 */
+	__u32 padding;
+	char comm[COMM_BYTES];
+};
+_Static_assert(sizeof(struct process_event) == 40, "struct process_event");
+
+/* EVENT_SAMPLE; followed by kernel_count, then user_count frames of 8 bytes, each leaf first. */
+struct sample_event {
+	struct event head;
+	__u64 period; /* what the event was set to: ns for cpu-clock, else cycles */
+	__u32 tid;
+	__u32 generation;
+	__u16 kernel_count;
+	__u16 user_count;
+	__u8 outcome; /* outcomes.def */
+	__u8 padding[3];
+	char thread_comm[COMM_BYTES];
+	char process_comm[COMM_BYTES];
+};
+_Static_assert(sizeof(struct sample_event) == 72, "struct sample_event");
+
+/* Indices of `counters`. */
+enum counter {
+	COUNTER_SAMPLES = 0,    /* samples of targets that were taken */
+	COUNTER_RING_FULL = 1,  /* of these, lost because the ring was full */
+	COUNTER_RUN_NS = 2,     /* time spent in runs that sampled */
+	COUNTER_FILTERED = 3,   /* ticks that hit no target */
+	COUNTER_PROCESSES_FULL = 4, /* children not followed: `processes` was full */
+	COUNTER_EVENTS_LOST = 5, /* fork, exec or exit events lost because the ring was full */
+	COUNTER_CACHE_MISSES = 6, /* rules found by search rather than in the cache */
+	COUNTER_COUNT = 7,
+};
+
 #endif

@@ -1,2 +1,5 @@
-//! The `txprof` program.
-fn main() {}
+//! The `txprof` program: everything is in [`txprof::cli`].
+
+fn main() -> std::process::ExitCode {
+    txprof::cli::run(std::env::args_os()).into()
+}

@@ -1,1 +1,9 @@
-//! To be written.
+//! Equal stacks are summed: a [`Profile`](crate::model::Profile) becomes a
+//! [`Fold`], the common source of flamegraph and folded lines. Pure.
+
+pub mod call_tree;
+pub mod fold;
+pub mod name;
+
+pub use call_tree::{CallTree, NodeId};
+pub use fold::{Fold, FoldFrame, FoldKind, FoldOptions, FoldedStack, UnitCounter};

@@ -1,7 +1,7 @@
 //! One call, named as well as it can be.
 
 /// What kind of code a frame runs; decides suffix and colour in the outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FrameKind {
     /// Compiled code of the process's own files.

@@ -1,1 +1,32 @@
-//! To be written.
+//! Turns addresses into names: the journey from `0x1139` to
+//! `parse_header (http.c:88)`, inlined into `handle (server.c:120)`.
+//!
+//! Symbol sources, by kind of address:
+//!
+//! ```text
+//! file of a module ─► its separate debug file, by build id or link   (debug_file)
+//!   │                  └► what dwz moved out of it, split DWARF
+//!   ├─ DWARF: inlined calls, file and line                            (dwarf)
+//!   ├─ .symtab, .dynsym, MiniDebugInfo                                (elf, mini_debug_info)
+//!   └─ none: module+0xoffset
+//! kernel ─► /proc/kallsyms                                            (kernel)
+//! generated code ─► /tmp/perf-PID.map                                 (perf_map)
+//! ```
+//!
+//! Addresses come in batches, one module at a time, sorted. Files are mapped
+//! for the batch and closed behind it, so memory is that of the largest module
+//! and of the answers, however many modules there are.
+
+mod demangle;
+mod dwarf;
+mod elf;
+mod kernel;
+mod perf_map;
+mod root;
+mod symbolizer;
+
+pub use demangle::{MAX_NAME_BYTES, demangle};
+pub use kernel::{KERNEL_MODULE, KernelSymbols};
+pub use perf_map::{JIT_MODULE, PerfMap, PerfMapReader};
+pub use root::Root;
+pub use symbolizer::{Config, ModuleFile, Stats, Symbolizer};

@@ -2,4 +2,12 @@
 //! offers. Owned descriptors and slices go in and out, no raw pointer leaves.
 
 // Every unsafe block of the crate is below this module; `tests/tidy.rs` holds that.
+pub mod abi;
+#[cfg(feature = "bpf")]
+pub mod bpf;
 pub mod file_map;
+pub mod launch;
+pub mod perf_event;
+pub mod remote_memory;
+pub mod rights;
+pub mod signal;

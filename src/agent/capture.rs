@@ -1,0 +1,123 @@
+//! What was caught so far, summed: stacks of addresses that still mean the same
+//! when the process is gone.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::module::ModuleId;
+use crate::aggregate::{CallTree, NodeId};
+use crate::model::{Avma, Outcome, Root, Svma};
+
+/// A frame by address; for a return address the byte before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RawFrame {
+    /// In a file.
+    Module(ModuleId, Svma),
+    /// In a file without usable headers, at this offset.
+    Offset(ModuleId, u64),
+    /// In the kernel.
+    Kernel(Avma),
+    /// In generated code of this process.
+    Jit(u32, Avma),
+    /// In no mapping that was known.
+    Unknown,
+}
+
+/// Index of a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct RootId(u32);
+
+/// How often, and for how much time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Samples.
+    pub count: u64,
+    /// Sum of their periods.
+    pub weight_ns: u64,
+}
+
+/// Nodes of the call tree, 60 bytes each; beyond it new stacks are cut to the part that is
+/// known, as "deeper than the frame limit".
+const MAX_NODES: usize = 1 << 20;
+
+/// Summed raw samples.
+#[derive(Debug)]
+pub struct Capture {
+    tree: CallTree<RawFrame>,
+    roots: Vec<Root>,
+    root_ids: HashMap<Root, RootId>,
+    tallies: HashMap<(RootId, NodeId, Outcome), Tally>,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self {
+            tree: CallTree::new(MAX_NODES),
+            roots: Vec::new(),
+            root_ids: HashMap::new(),
+            tallies: HashMap::new(),
+        }
+    }
+}
+
+impl Capture {
+    /// Adds one sample; `frames` root first.
+    pub fn add(
+        &mut self,
+        root: &Root,
+        frames: impl Iterator<Item = RawFrame>,
+        outcome: Outcome,
+        weight_ns: u64,
+    ) {
+        let root = self.root_id(root);
+        let mut node = CallTree::<RawFrame>::ROOT;
+        let mut outcome = outcome;
+        for frame in frames {
+            match self.tree.child(node, frame) {
+                Some(child) => node = child,
+                None => {
+                    outcome = Outcome::TruncatedDepth;
+                    break;
+                }
+            }
+        }
+        let tally = self.tallies.entry((root, node, outcome)).or_default();
+        tally.count += 1;
+        tally.weight_ns = tally.weight_ns.saturating_add(weight_ns);
+    }
+
+    fn root_id(&mut self, root: &Root) -> RootId {
+        if let Some(id) = self.root_ids.get(root) {
+            return *id;
+        }
+        let id = RootId(self.roots.len() as u32);
+        self.roots.push(root.clone());
+        self.root_ids.insert(root.clone(), id);
+        id
+    }
+
+    /// Each combination of root, stack and outcome once.
+    pub fn samples(&self) -> impl Iterator<Item = (&Root, NodeId, Outcome, Tally)> {
+        self.tallies
+            .iter()
+            .map(|((root, node, outcome), tally)| (&self.roots[root.0 as usize], *node, *outcome, *tally))
+    }
+
+    /// The frames of a stack, leaf first.
+    pub fn stack(&self, node: NodeId) -> impl Iterator<Item = RawFrame> + '_ {
+        self.tree.stack(node)
+    }
+
+    /// All frames, some repeatedly.
+    pub fn frames(&self) -> impl Iterator<Item = RawFrame> + '_ {
+        self.tree.frames()
+    }
+
+    /// Samples by outcome.
+    pub fn outcomes(&self) -> BTreeMap<Outcome, u64> {
+        let mut outcomes = BTreeMap::new();
+        for ((_, _, outcome), tally) in &self.tallies {
+            *outcomes.entry(*outcome).or_default() += tally.count;
+        }
+        outcomes
+    }
+}

@@ -1,0 +1,151 @@
+//! From addresses to names, once, when the recording ends: one module at a
+//! time, so that memory is that of the largest one.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::capture::{Capture, RawFrame};
+use super::module::{Module, ModuleId, Modules};
+use crate::model::{Frame, FrameKind, Sample, StackId, Svma};
+use crate::sampler::table_builder::Source;
+use crate::symbolize::{Config, KernelSymbols, ModuleFile, PerfMapReader, Symbolizer};
+
+/// Perf maps of the processes in which generated code was seen.
+pub type JitMaps = HashMap<u32, PerfMapReader>;
+
+/// Frames, stacks and samples of a profile.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// Distinct frames.
+    pub frames: Vec<Frame>,
+    /// Stacks, leaf first.
+    pub stacks: Vec<Vec<u32>>,
+    /// Samples.
+    pub samples: Vec<Sample>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Names each frame of `capture` and spells out its stacks. `step` is told what is being read.
+pub fn name(
+    capture: &Capture,
+    modules: &Modules,
+    jit: &JitMaps,
+    config: Config,
+    step: &mut dyn FnMut(&str),
+) -> Named {
+    let mut names = Names::default();
+    let raw: BTreeSet<RawFrame> = capture.frames().collect();
+    let mut symbolizer = Symbolizer::new(config);
+    let in_module = |frame: &RawFrame| match frame {
+        RawFrame::Module(id, svma) => Some((*id, *svma)),
+        _ => None,
+    };
+    // The set is sorted by module, then address, which is what the symbolizer wants.
+    let in_modules: Vec<(ModuleId, Svma)> = raw.iter().filter_map(in_module).collect();
+    for group in in_modules.chunk_by(|a, b| a.0 == b.0) {
+        let id = group[0].0;
+        let module = modules.get(id);
+        step(&module.display);
+        let addresses: Vec<Svma> = group.iter().map(|(_, svma)| *svma).collect();
+        let named = resolve(&mut symbolizer, module, &addresses);
+        for (svma, frames) in addresses.into_iter().zip(named) {
+            names.insert(RawFrame::Module(id, svma), frames);
+        }
+    }
+    name_others(&mut names, &raw, modules, jit);
+    spell_out(capture, names)
+}
+
+fn resolve(symbolizer: &mut Symbolizer, module: &Module, addresses: &[Svma]) -> Vec<Vec<Frame>> {
+    match &module.source {
+        Some(Source::Image(image)) => symbolizer.resolve_bytes(&module.display, image, addresses),
+        Some(Source::File(file)) => match file.try_clone() {
+            Ok(file) => {
+                let file = ModuleFile { display: module.display.clone(), file, root: module.root.clone() };
+                symbolizer.resolve_module(&file, addresses)
+            }
+            Err(_) => symbolizer.resolve_bytes(&module.display, &[], addresses),
+        },
+        None => symbolizer.resolve_bytes(&module.display, &[], addresses),
+    }
+}
+
+/// Kernel, generated code and what lies nowhere.
+fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, jit: &JitMaps) {
+    let has_kernel = raw.iter().any(|frame| matches!(frame, RawFrame::Kernel(_)));
+    let kernel = match has_kernel.then(KernelSymbols::read) {
+        Some(Ok(symbols)) => {
+            if let Some(reason) = symbols.absence() {
+                let fix = "run as root or with CAP_SYSLOG, or: sysctl kernel.kptr_restrict=0";
+                names.warnings.push(format!("kernel functions are not named: {reason} ({fix})"));
+            }
+            symbols
+        }
+        Some(Err(error)) => {
+            names.warnings.push(format!("kernel functions are not named: {error}"));
+            KernelSymbols::default()
+        }
+        None => KernelSymbols::default(),
+    };
+    for frame in raw {
+        let named = match frame {
+            RawFrame::Module(..) => continue,
+            RawFrame::Offset(id, offset) => {
+                let path = &modules.get(*id).display;
+                let base = path.rsplit('/').next().unwrap_or(path);
+                Frame {
+                    module: Some(base.into()),
+                    ..Frame::named(FrameKind::Native, format!("{base}+{offset:#x}"))
+                }
+            }
+            RawFrame::Kernel(address) => kernel.resolve(*address),
+            RawFrame::Jit(pid, address) => {
+                let known = jit.get(pid).and_then(|reader| reader.map().resolve(*address));
+                known.unwrap_or_else(|| Frame::named(FrameKind::Jit, "[generated code]"))
+            }
+            RawFrame::Unknown => Frame::named(FrameKind::Marker, "[unknown address]"),
+        };
+        names.insert(*frame, vec![named]);
+    }
+}
+
+/// Which frames each raw frame stands for.
+#[derive(Debug, Default)]
+struct Names {
+    frames: Vec<Frame>,
+    numbers: HashMap<Frame, u32>,
+    of_raw: HashMap<RawFrame, Box<[u32]>>,
+    warnings: Vec<String>,
+}
+
+impl Names {
+    fn insert(&mut self, raw: RawFrame, frames: Vec<Frame>) {
+        let numbers = frames.into_iter().map(|frame| {
+            if let Some(number) = self.numbers.get(&frame) {
+                return *number;
+            }
+            let number = self.frames.len() as u32;
+            self.frames.push(frame.clone());
+            self.numbers.insert(frame, number);
+            number
+        });
+        let numbers = numbers.collect();
+        self.of_raw.insert(raw, numbers);
+    }
+}
+
+fn spell_out(capture: &Capture, names: Names) -> Named {
+    let mut named = Named { frames: names.frames, warnings: names.warnings, ..Named::default() };
+    let mut stack_ids = HashMap::new();
+    for (root, node, outcome, tally) in capture.samples() {
+        let stack = *stack_ids.entry(node).or_insert_with(|| {
+            let raw = capture.stack(node);
+            let frames = raw.filter_map(|frame| names.of_raw.get(&frame)).flatten().copied().collect();
+            named.stacks.push(frames);
+            StackId(named.stacks.len() as u32 - 1)
+        });
+        let (count, weight_ns) = (tally.count, tally.weight_ns);
+        named.samples.push(Sample { root: root.clone(), stack, outcome, count, weight_ns });
+    }
+    named
+}

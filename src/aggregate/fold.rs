@@ -1,0 +1,232 @@
+//! Folding: every sample becomes a path from its process to its leaf, and
+//! equal paths are summed.
+//!
+//! ```text
+//! postgres ; [truncated: …] ; main ; serve ; read_[k]     12
+//! process    only if cut      outermost … leaf            weight
+//! ```
+//!
+//! A stack that does not reach its thread's start has a marker where the
+//! missing part would be, directly below process and thread, so that its
+//! outermost known function never passes for the thread's first.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::name::harmless;
+use crate::model::{Frame, FrameKind, Outcome, Profile, Root, Sample, WeightUnit};
+
+/// What a fold shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoldOptions {
+    /// Whether frames show file and line.
+    pub lines: bool,
+    /// Whether the kernel's frames are shown.
+    pub kernel: bool,
+    /// What the numbers count.
+    pub unit: WeightUnit,
+}
+
+impl Default for FoldOptions {
+    fn default() -> Self {
+        Self { lines: false, kernel: true, unit: WeightUnit::Samples }
+    }
+}
+
+/// What a frame of a fold stands for. The order is that of siblings of equal name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FoldKind {
+    /// A process or thread.
+    Root,
+    /// A call or a marker.
+    Frame(FrameKind),
+}
+
+/// A frame as it is shown. Two frames with equal fields are the same frame.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FoldFrame {
+    /// A [`harmless`] name, with ` (file:line)` behind it if asked for.
+    pub name: String,
+    /// What it stands for.
+    pub kind: FoldKind,
+    /// The module's harmless name, when the fold tells modules apart.
+    pub module: Option<String>,
+}
+
+/// A path and its weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoldedStack {
+    /// Indices into [`Fold::frames`], root first, never empty.
+    pub frames: Box<[u32]>,
+    /// Sum of the samples' weights, above 0, saturating.
+    pub weight_ns: u64,
+}
+
+/// A folded profile.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fold {
+    /// Distinct frames, ascending.
+    pub frames: Vec<FoldFrame>,
+    /// Distinct paths, ascending by their frames from the root on, so that
+    /// paths with a common beginning are neighbours.
+    pub stacks: Vec<FoldedStack>,
+}
+
+impl Fold {
+    /// Folds `profile`. With `modules`, functions of one name in two modules
+    /// are two frames. Samples of no weight leave no trace.
+    pub fn new(profile: &Profile, options: FoldOptions, modules: bool) -> Self {
+        let mut folder = Folder::new(profile, options, modules);
+        let stacks = profile.samples.iter().filter(|sample| sample.weight_ns > 0);
+        let stacks = stacks.map(|sample| (folder.path(sample), sample.weight_ns)).collect();
+        sort_and_merge(folder.frames, stacks)
+    }
+}
+
+/// Gives each path its number so that the numbers add up: a value is the
+/// rounded running total less what was given before, so the sum of all values is
+/// the rounded sum of all weights and no value is off by one or more.
+#[derive(Clone, Copy, Debug)]
+pub struct UnitCounter {
+    unit_ns: u128,
+    total_ns: u128,
+    given: u128,
+}
+
+impl UnitCounter {
+    /// Counts in `unit`; a sample is `period_ns` long (0 counts as 1).
+    pub fn new(unit: WeightUnit, period_ns: u64) -> Self {
+        let unit_ns = match unit {
+            WeightUnit::Samples => u128::from(period_ns.max(1)),
+            WeightUnit::Nanoseconds => 1,
+        };
+        Self { unit_ns, total_ns: 0, given: 0 }
+    }
+
+    /// The value of the next path; may be 0 for a weight below one unit.
+    pub fn value(&mut self, weight_ns: u64) -> u64 {
+        self.total_ns += u128::from(weight_ns);
+        let due = (self.total_ns + self.unit_ns / 2) / self.unit_ns - self.given;
+        self.given += due;
+        u64::try_from(due).unwrap_or(u64::MAX)
+    }
+}
+
+/// Interns frames in order of appearance.
+struct Folder<'a> {
+    profile: &'a Profile,
+    options: FoldOptions,
+    modules: bool,
+    frames: HashMap<FoldFrame, u32>,
+    /// Fold frame of each profile frame, once it was needed.
+    of_frame: Vec<Option<u32>>,
+    of_root: HashMap<&'a Root, Vec<u32>>,
+}
+
+impl<'a> Folder<'a> {
+    fn new(profile: &'a Profile, options: FoldOptions, modules: bool) -> Self {
+        Self {
+            profile,
+            options,
+            modules,
+            frames: HashMap::new(),
+            of_frame: vec![None; profile.frames.len()],
+            of_root: HashMap::new(),
+        }
+    }
+
+    fn path(&mut self, sample: &'a Sample) -> Box<[u32]> {
+        let mut path = self.root(&sample.root).to_vec();
+        let kernel_missing = sample.outcome == Outcome::KernelStackFailed;
+        if !sample.outcome.is_complete() && !kernel_missing {
+            path.push(self.marker(format!("[truncated: {}]", sample.outcome.text())));
+        }
+        let stack = self.profile.stacks.get(sample.stack.0 as usize);
+        for index in stack.into_iter().flatten().rev() {
+            path.extend(self.frame(*index));
+        }
+        // Here the leaf side is missing, not the root's.
+        if kernel_missing && self.options.kernel {
+            path.push(self.marker(format!("[{}]", sample.outcome.text())));
+        }
+        path.into()
+    }
+
+    fn root(&mut self, root: &'a Root) -> &[u32] {
+        let frames = &mut self.frames;
+        self.of_root.entry(root).or_insert_with(|| {
+            let names = match &root.thread {
+                None => vec![root.process.clone()],
+                Some(thread) => vec![
+                    format!("{}-{}", root.process, thread.pid),
+                    format!("{}-{}", thread.name, thread.tid),
+                ],
+            };
+            names.iter().map(|name| intern(frames, named(FoldKind::Root, name))).collect()
+        })
+    }
+
+    fn marker(&mut self, text: String) -> u32 {
+        intern(&mut self.frames, named(FoldKind::Frame(FrameKind::Marker), &text))
+    }
+
+    /// `None` for frames that are not shown, and for an index out of range.
+    fn frame(&mut self, index: u32) -> Option<u32> {
+        let cached = self.of_frame.get_mut(index as usize)?;
+        let frame = self.profile.frames.get(index as usize)?;
+        if frame.kind == FrameKind::Kernel && !self.options.kernel {
+            return None;
+        }
+        if cached.is_none() {
+            *cached = Some(intern(&mut self.frames, shown(frame, self.options.lines, self.modules)));
+        }
+        *cached
+    }
+}
+
+fn named(kind: FoldKind, name: &str) -> FoldFrame {
+    FoldFrame { name: harmless(name), kind, module: None }
+}
+
+fn shown(frame: &Frame, lines: bool, modules: bool) -> FoldFrame {
+    let mut name = harmless(&frame.function);
+    if let (true, Some(file)) = (lines, &frame.file) {
+        let file = file.rsplit('/').next().unwrap_or(file);
+        let place = frame.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"));
+        name = format!("{name} ({})", harmless(&place));
+    }
+    let module = frame.module.as_deref().filter(|_| modules).map(harmless);
+    FoldFrame { name, kind: FoldKind::Frame(frame.kind), module }
+}
+
+fn intern(frames: &mut HashMap<FoldFrame, u32>, frame: FoldFrame) -> u32 {
+    // Fewer than u32::MAX: each of the profile's frames, itself numbered by u32, adds at most one,
+    // and a profile with that many roots beside them does not fit in memory.
+    let next = frames.len() as u32;
+    match frames.entry(frame) {
+        Entry::Occupied(known) => *known.get(),
+        Entry::Vacant(new) => *new.insert(next),
+    }
+}
+
+/// Renumbers the frames in ascending order, sorts the paths and sums equal ones.
+fn sort_and_merge(frames: HashMap<FoldFrame, u32>, mut stacks: Vec<(Box<[u32]>, u64)>) -> Fold {
+    let mut sorted: Vec<(FoldFrame, u32)> = frames.into_iter().collect();
+    sorted.sort_unstable();
+    let mut rank = vec![0; sorted.len()];
+    for (new, (_, old)) in sorted.iter().enumerate() {
+        rank[*old as usize] = new as u32;
+    }
+    for (path, _) in &mut stacks {
+        path.iter_mut().for_each(|index| *index = rank[*index as usize]);
+    }
+    stacks.sort_unstable();
+    let mut merged: Vec<FoldedStack> = Vec::new();
+    for (frames, weight_ns) in stacks {
+        match merged.last_mut() {
+            Some(last) if last.frames == frames => last.weight_ns = last.weight_ns.saturating_add(weight_ns),
+            _ => merged.push(FoldedStack { frames, weight_ns }),
+        }
+    }
+    Fold { frames: sorted.into_iter().map(|(frame, _)| frame).collect(), stacks: merged }
+}

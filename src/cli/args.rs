@@ -1,0 +1,246 @@
+//! What may be typed, and the help that says so. Nothing is interpreted here
+//! beyond the shape of single values; [`plan`](super::plan) says what is meant.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+
+use super::exit_code;
+use super::plan::{BackendChoice, EventChoice};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "txprof",
+    version,
+    about = "Sampling profiler that attaches to running processes from outside, at almost no cost.",
+    before_help = TOP_EXAMPLES,
+    after_help = exit_code::HELP,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// The subcommand.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  txprof record -p 4121 -d 30s              flamegraph of process 4121, 30 seconds
+  txprof record -o out.svg -- ./server -v   start a program and record it until it exits
+  txprof doctor                             what this machine allows, and how to fix the rest";
+
+const RECORD_EXAMPLES: &str = "\
+Examples:
+  txprof record -p 4121 -d 30s                 30 seconds of process 4121 and its children
+  txprof record --name postgres -F 999 -o pg.svg
+                                               all processes called postgres, at 999 Hz, until Ctrl-C
+  txprof record --cgroup system.slice/nginx.service -d 1m --per-thread
+                                               a service's cgroup, every thread on its own
+  txprof record -o - -- ./build.sh > out.folded
+                                               start a command, folded stacks to standard output";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Sample running processes, or a command, and write a flamegraph.
+    Record(Box<RecordArgs>),
+    /// Tell what this machine allows, and the command that fixes the rest.
+    Doctor(DoctorArgs),
+}
+
+/// `txprof doctor`, as typed.
+#[derive(Args, Debug)]
+#[command(after_help = exit_code::HELP)]
+pub struct DoctorArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `txprof record`, as typed.
+#[derive(Args, Debug)]
+#[command(before_help = RECORD_EXAMPLES, after_help = exit_code::HELP)]
+pub struct RecordArgs {
+    /// Processes to record: repeat it or separate by commas
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', help_heading = "Target")]
+    #[arg(value_parser = value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub pids: Vec<u32>,
+
+    /// All processes of this name, as `ps -o comm` shows it
+    #[arg(long, value_name = "NAME", help_heading = "Target")]
+    pub name: Option<String>,
+
+    /// All processes of this cgroup and those below it: a path under /sys/fs/cgroup
+    #[arg(long, value_name = "PATH", help_heading = "Target")]
+    pub cgroup: Option<PathBuf>,
+
+    /// A command to start; it is held until sampling is on
+    #[arg(last = true, value_name = "COMMAND", help_heading = "Target")]
+    pub command: Vec<OsString>,
+
+    /// Leave out processes that the targets start [default: they are recorded]
+    #[arg(long, help_heading = "Target")]
+    pub no_children: bool,
+
+    /// How long to record: 500ms, 30s, 1m30s, 2h [default: until Ctrl-C or the last target's exit]
+    #[arg(short, long, value_name = "TIME", value_parser = parse_duration, help_heading = "Sampling")]
+    pub duration: Option<Duration>,
+
+    /// Samples per second and CPU, 1 to 10000
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, help_heading = "Sampling")]
+    #[arg(value_parser = value_parser!(u32).range(1..=10_000))]
+    pub frequency: u32,
+
+    /// What makes a sample: a timer on the CPU, or CPU cycles where there is a counter for them
+    #[arg(short, long, value_enum, default_value_t = EventChoice::Auto, help_heading = "Sampling")]
+    pub event: EventChoice,
+
+    /// What takes the samples
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto, help_heading = "Sampling")]
+    pub backend: BackendChoice,
+
+    /// Lower the rate when txprof's own cost exceeds this percentage of one core [default: no limit]
+    #[arg(long, value_name = "PCT", value_parser = parse_percent, help_heading = "Sampling")]
+    pub max_overhead: Option<f64>,
+
+    /// Where to write; the ending decides the format, `-` is standard output
+    /// [default: txprof-NAME-TIME.svg in this folder]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub output: Option<PathBuf>,
+
+    /// Format, whatever the file's ending says [default: by the ending; folded on standard output]
+    #[arg(long, value_enum, help_heading = "Output")]
+    pub format: Option<FormatArg>,
+
+    /// Show every thread on its own
+    #[arg(long, help_heading = "Output")]
+    pub per_thread: bool,
+
+    /// Leave out the kernel's frames
+    #[arg(long, help_heading = "Output")]
+    pub no_kernel: bool,
+
+    /// Add file and line to every function: equal functions at different lines become different frames
+    #[arg(long, help_heading = "Output")]
+    pub lines: bool,
+
+    /// Do not show calls that the compiler inlined
+    #[arg(long, help_heading = "Output")]
+    pub no_inlines: bool,
+
+    /// No progress and no report; errors and warnings only
+    #[arg(short, long, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Formats by name, as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// Interactive flamegraph
+    Svg,
+    /// Folded stacks, one per line
+    Folded,
+    /// txprof's own profile, complete
+    Json,
+}
+
+/// Longest recording: 30 days, far beyond any use and far from overflow.
+const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Parses `500ms`, `30s`, `1m30s`, `1.5h`; a bare number means seconds.
+/// Between one millisecond and 30 days.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let usage = || format!("`{text}` is not a time; write 500ms, 30s, 1m30s or 2h");
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, tail) = rest.split_at(digits);
+        let unit_len = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_len);
+        let unit_seconds = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "" if number == text => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(usage()),
+        };
+        seconds += number.parse::<f64>().map_err(|_| usage())? * unit_seconds;
+        rest = tail;
+    }
+    if text.is_empty() {
+        return Err(usage());
+    }
+    if !(0.001..=MAX_DURATION.as_secs_f64()).contains(&seconds) {
+        return Err("a recording takes between 1ms and 30 days".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Parses `2`, `0.5` or `2%`: more than 0, at most 100.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent: f64 = text
+        .strip_suffix('%')
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| format!("`{text}` is not a percentage; write for example 2 or 0.5"))?;
+    if percent > 0.0 && percent <= 100.0 {
+        Ok(percent)
+    } else {
+        Err("the percentage of one core must be above 0 and at most 100".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// clap's own check of the definitions: unique flags, valid defaults.
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Each accepted spelling of a time gives its value, each other one an error.
+    #[test]
+    fn times_are_read_with_their_units() {
+        let millis = |text: &str| parse_duration(text).map(|duration| duration.as_millis()).ok();
+        assert_eq!(millis("30s"), Some(30_000));
+        assert_eq!(millis("30"), Some(30_000));
+        assert_eq!(millis("500ms"), Some(500));
+        assert_eq!(millis("1m30s"), Some(90_000));
+        assert_eq!(millis("1.5h"), Some(5_400_000));
+        for wrong in ["", "s", "0s", "-1s", "30 s", "1m30", "5 days", "1d", "nan", "31000h", ".", "1.2.3s"] {
+            assert_eq!(millis(wrong), None, "`{wrong}`");
+        }
+    }
+
+    /// Percentages are above 0 and at most 100, with or without the sign.
+    #[test]
+    fn percentages_are_bounded() {
+        assert_eq!(parse_percent("2%"), Ok(2.0));
+        assert_eq!(parse_percent("0.5"), Ok(0.5));
+        for wrong in ["0", "-1", "101", "nan", "inf", "x", ""] {
+            assert!(parse_percent(wrong).is_err(), "`{wrong}`");
+        }
+    }
+
+    proptest! {
+        /// Any text is a time within bounds or an error, never a panic.
+        #[test]
+        fn any_text_is_a_time_or_an_error(text in "\\PC{0,40}|[0-9.]{1,400}[smh]{0,3}") {
+            if let Ok(duration) = parse_duration(&text) {
+                prop_assert!(duration <= MAX_DURATION);
+            }
+            let _ = parse_percent(&text);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What is meant by what was typed: checked, with defaults filled in, and
+//! independent of clap. Pure: nothing is looked up on the machine.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::args::{FormatArg, RecordArgs};
+use crate::aggregate::FoldOptions;
+use crate::model::WeightUnit;
+use crate::output::Format;
+use crate::{Error, ErrorKind, Result};
+
+/// A recording, as meant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordPlan {
+    /// Whom to record.
+    pub target: TargetPlan,
+    /// Whether processes started by the targets are recorded too.
+    pub children: bool,
+    /// How long; `None` until Ctrl-C or the last target's exit.
+    pub duration: Option<Duration>,
+    /// Samples per second and CPU, 1..=10000.
+    pub frequency_hz: u32,
+    /// What makes a sample.
+    pub event: EventChoice,
+    /// What takes the samples.
+    pub backend: BackendChoice,
+    /// Largest own cost in percent of one core, in (0, 100]; `None` without limit.
+    pub max_overhead_percent: Option<f64>,
+    /// Where to write.
+    pub destination: Destination,
+    /// In which format.
+    pub format: Format,
+    /// Whether threads are told apart.
+    pub per_thread: bool,
+    /// Whether the kernel's frames are recorded and shown.
+    pub kernel: bool,
+    /// Whether frames show file and line.
+    pub lines: bool,
+    /// Whether inlined calls are resolved.
+    pub inlines: bool,
+    /// No progress and no report.
+    pub quiet: bool,
+}
+
+/// Whom to record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPlan {
+    /// These processes: not empty, ascending, each once.
+    Pids(Vec<u32>),
+    /// All processes of this name; not empty.
+    Name(String),
+    /// All processes of this cgroup and below; not empty, as typed.
+    Cgroup(PathBuf),
+    /// A command to start: program and arguments; not empty.
+    Command(Vec<OsString>),
+}
+
+/// Where the output goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// `txprof-NAME-TIME` with the format's ending in the current folder; the
+    /// name is known once the target is.
+    Named,
+    /// This file.
+    File(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+/// What makes a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EventChoice {
+    /// cycles where the CPU can count them, else cpu-clock
+    Auto,
+    /// A timer that runs while the CPU is busy; works everywhere
+    CpuClock,
+    /// CPU cycles; needs a performance counter
+    Cycles,
+}
+
+/// What takes the samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum BackendChoice {
+    /// The best that this machine allows
+    Auto,
+    /// A program inside the kernel; the target is never stopped
+    Ebpf,
+}
+
+impl RecordPlan {
+    /// Checks what was typed and fills in what was not.
+    ///
+    /// Fails with [`ErrorKind::InvalidInput`] and a hint when there is no target
+    /// or more than one kind, or when the format cannot be told.
+    pub fn from_args(args: RecordArgs) -> Result<Self> {
+        let (destination, format) = destination(args.output, args.format)?;
+        Ok(Self {
+            target: target(args.pids, args.name, args.cgroup, args.command)?,
+            children: !args.no_children,
+            duration: args.duration,
+            frequency_hz: args.frequency,
+            event: args.event,
+            backend: args.backend,
+            max_overhead_percent: args.max_overhead,
+            destination,
+            format,
+            per_thread: args.per_thread,
+            kernel: !args.no_kernel,
+            lines: args.lines,
+            inlines: !args.no_inlines,
+            quiet: args.quiet,
+        })
+    }
+
+    /// How the profile is folded for the outputs.
+    pub fn fold_options(&self) -> FoldOptions {
+        FoldOptions { lines: self.lines, kernel: self.kernel, unit: WeightUnit::Samples }
+    }
+}
+
+fn target(
+    mut pids: Vec<u32>,
+    name: Option<String>,
+    cgroup: Option<PathBuf>,
+    command: Vec<OsString>,
+) -> Result<TargetPlan> {
+    let given = [
+        (!pids.is_empty(), "--pid"),
+        (name.is_some(), "--name"),
+        (cgroup.is_some(), "--cgroup"),
+        (!command.is_empty(), "a command"),
+    ];
+    let given: Vec<&str> = given.iter().filter(|(given, _)| *given).map(|(_, flag)| *flag).collect();
+    if given.len() > 1 {
+        let message = format!("more than one kind of target: {}", given.join(" and "));
+        return Err(invalid(message).with_hint("give one of them; `-p` takes several pids: `-p 12,34`"));
+    }
+    if name.as_deref() == Some("") || cgroup.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        return Err(invalid(format!("the value of `{}` is empty", given.join(""))));
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    match (name, cgroup) {
+        (Some(name), _) => Ok(TargetPlan::Name(name)),
+        (_, Some(cgroup)) => Ok(TargetPlan::Cgroup(cgroup)),
+        _ if !pids.is_empty() => Ok(TargetPlan::Pids(pids)),
+        _ if !command.is_empty() => Ok(TargetPlan::Command(command)),
+        _ => Err(invalid("no target given")
+            .with_hint("name one: `-p PID`, `--name NAME`, `--cgroup PATH` or `-- COMMAND`")),
+    }
+}
+
+fn destination(output: Option<PathBuf>, format: Option<FormatArg>) -> Result<(Destination, Format)> {
+    let named = format.map(|format| match format {
+        FormatArg::Svg => Format::Svg,
+        FormatArg::Folded => Format::Folded,
+        FormatArg::Json => Format::Json,
+    });
+    match output {
+        None => Ok((Destination::Named, named.unwrap_or(Format::Svg))),
+        Some(path) if path.as_os_str() == "-" => Ok((Destination::Stdout, named.unwrap_or(Format::Folded))),
+        Some(path) => {
+            let format = named.or_else(|| Format::from_path(&path)).ok_or_else(|| {
+                invalid(format!("cannot tell the format of `{}` from its ending", path.display()))
+                    .with_hint("end it in .svg, .folded or .json, or add `--format svg`")
+            })?;
+            Ok((Destination::File(path), format))
+        }
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidInput, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+
+    fn plan(line: &str) -> Result<RecordPlan> {
+        let words = std::iter::once("txprof").chain(line.split_whitespace());
+        match Cli::try_parse_from(words).expect("clap accepts it").command {
+            Command::Record(args) => RecordPlan::from_args(*args),
+            other => panic!("not a recording: {other:?}"),
+        }
+    }
+
+    /// A bare `-p` gives the documented defaults.
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let plan = plan("record -p 12").expect("valid");
+        assert_eq!(plan.target, TargetPlan::Pids(vec![12]));
+        assert_eq!((plan.destination, plan.format), (Destination::Named, Format::Svg));
+        assert_eq!((plan.frequency_hz, plan.duration, plan.max_overhead_percent), (99, None, None));
+        assert!(plan.children && plan.kernel && plan.inlines);
+        assert!(!plan.per_thread && !plan.lines && !plan.quiet);
+    }
+
+    /// Repeated and comma-separated pids become one ascending list without repeats.
+    #[test]
+    fn pids_are_collected() {
+        let plan = plan("record -p 9,3 --pid 5 -p 3").expect("valid");
+        assert_eq!(plan.target, TargetPlan::Pids(vec![3, 5, 9]));
+    }
+
+    /// Everything behind `--` is the command, flags included.
+    #[test]
+    fn words_behind_two_dashes_are_the_command() {
+        let plan = plan("record -F 999 -- ./server -p 80").expect("valid");
+        let words = ["./server", "-p", "80"].map(OsString::from).to_vec();
+        assert_eq!(plan.target, TargetPlan::Command(words));
+        assert_eq!(plan.frequency_hz, 999);
+    }
+
+    /// The ending decides, `--format` overrides it, standard output is folded.
+    #[test]
+    fn format_follows_the_ending() {
+        let of = |line: &str| plan(line).map(|plan| (plan.destination, plan.format));
+        let file = |path: &str| Destination::File(path.into());
+        assert_eq!(of("record -p 1 -o a.svg").expect("valid"), (file("a.svg"), Format::Svg));
+        assert_eq!(of("record -p 1 -o a.folded").expect("valid"), (file("a.folded"), Format::Folded));
+        assert_eq!(of("record -p 1 -o a.b/c.JSON").expect("valid"), (file("a.b/c.JSON"), Format::Json));
+        assert_eq!(of("record -p 1 -o -").expect("valid"), (Destination::Stdout, Format::Folded));
+        assert_eq!(of("record -p 1 -o - --format json").expect("valid"), (Destination::Stdout, Format::Json));
+        assert_eq!(of("record -p 1 -o a --format svg").expect("valid"), (file("a"), Format::Svg));
+        let error = of("record -p 1 -o a.png").expect_err("unknown ending");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.hint().expect("hint").contains(".svg, .folded or .json"));
+    }
+
+    /// No target and two kinds of targets are refused, with a hint.
+    #[test]
+    fn exactly_one_kind_of_target_is_needed() {
+        for (line, message) in [
+            ("record", "no target given"),
+            ("record -p 1 --name x", "more than one kind of target: --pid and --name"),
+            ("record --cgroup x -- ls", "more than one kind of target: --cgroup and a command"),
+        ] {
+            let error = plan(line).expect_err(line);
+            assert_eq!(error.to_string(), message);
+            assert!(error.hint().is_some());
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `txprof record`: everything that can be refused is checked before anything
+//! is recorded; whatever happens afterwards, what was caught is written.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
+use std::process::Child;
+use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{ExitCode, OutputFile, Progress, RecordPlan, TargetPlan, report};
+use crate::model::Profile;
+use crate::target::launch::{self, Held};
+use crate::target::select::{Selection, Selector, Wish};
+use crate::{Result, output};
+
+/// Whom to record, found and checked.
+struct Targets {
+    pids: Vec<u32>,
+    /// Decides about processes that start later; `None` when only children count.
+    selector: Option<Selector>,
+    /// For file names: `postgres`.
+    name: String,
+    /// For titles: `postgres (pid 4121)`.
+    description: String,
+    notes: Vec<String>,
+    held: Option<Held>,
+}
+
+/// Records as planned and writes the result.
+pub fn run(plan: RecordPlan) -> Result<ExitCode> {
+    crate::sys::rights::preflight()?;
+    let mut targets = find_targets(&plan)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let destination = OutputFile::open(&plan.destination, plan.format, &targets.name, now)?;
+    let stop = crate::sys::signal::stop_flag()?;
+    raise_file_limit();
+    if !plan.quiet {
+        targets.notes.iter().for_each(|note| report::say(&format!("note: {note}\n")));
+    }
+    let progress = Progress::start(plan.duration, plan.quiet);
+    let (profile, child) = record(&plan, &mut targets, stop, &progress)?;
+    progress.step("writing");
+    let options = plan.fold_options();
+    let written = destination.write(|writer| output::write(&profile, plan.format, options, writer))?;
+    drop(progress);
+    let lines =
+        if plan.quiet { report::warning_lines(&profile) } else { report::end_lines(&profile, &written) };
+    report::say(&lines);
+    tell_exit(child, plan.quiet);
+    Ok(if profile.sample_count() == 0 { ExitCode::NoSamples } else { ExitCode::Success })
+}
+
+fn find_targets(plan: &RecordPlan) -> Result<Targets> {
+    let mut wish = Wish { with_children: plan.children, ..Wish::default() };
+    match &plan.target {
+        TargetPlan::Command(command) => return hold(command),
+        TargetPlan::Pids(pids) => wish.pids.clone_from(pids),
+        TargetPlan::Name(name) => wish.names.push(name.clone()),
+        TargetPlan::Cgroup(path) => wish.cgroups.push(path.clone()),
+    }
+    let selector = Selector::new(&wish)?;
+    let Selection { targets, notes } = selector.find()?;
+    let pids: Vec<u32> = targets.iter().map(|target| target.pid).collect();
+    let named = match &plan.target {
+        TargetPlan::Pids(wanted) => targets.iter().find(|target| wanted.contains(&target.pid)),
+        _ => None,
+    };
+    let first = named.or(targets.first()).map(|target| (target.comm.clone(), target.pid));
+    let (comm, pid) = first.unwrap_or_default();
+    let (name, description) = match &plan.target {
+        TargetPlan::Name(name) => (name.clone(), format!("processes called `{name}`")),
+        TargetPlan::Cgroup(path) => {
+            let base = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+            (base, format!("cgroup `{}`", path.display()))
+        }
+        _ if pids.len() > 1 => (comm.clone(), format!("{comm} (pid {pid}) and {} more", pids.len() - 1)),
+        _ => (comm.clone(), format!("{comm} (pid {pid})")),
+    };
+    let watches = !matches!(plan.target, TargetPlan::Pids(_));
+    let selector = watches.then_some(selector);
+    Ok(Targets { pids, selector, name, description, notes, held: None })
+}
+
+fn hold(command: &[OsString]) -> Result<Targets> {
+    let held = Held::start(command)?;
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    let program = command.first().map(|program| Path::new(program).file_name().unwrap_or(program));
+    Ok(Targets {
+        pids: vec![held.pid()],
+        selector: None,
+        name: program.map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        description: format!("`{}` (pid {})", words.join(" "), held.pid()),
+        notes: Vec::new(),
+        held: Some(held),
+    })
+}
+
+#[cfg(feature = "bpf")]
+fn record(
+    plan: &RecordPlan,
+    targets: &mut Targets,
+    stop: &AtomicBool,
+    progress: &Progress,
+) -> Result<(Profile, Option<Child>)> {
+    use super::EventChoice;
+    use crate::agent::{Options, Recorder};
+    use crate::sampler::bpf::SamplerSettings;
+    use crate::sampler::clock::ClockChoice;
+    use crate::symbolize::Config;
+
+    let sampler = SamplerSettings {
+        clock: match plan.event {
+            EventChoice::Auto => ClockChoice::Auto,
+            EventChoice::CpuClock => ClockChoice::CpuClock,
+            EventChoice::Cycles => ClockChoice::Cycles,
+        },
+        frequency_hz: plan.frequency_hz,
+        follow_children: plan.children,
+        watch_all: targets.selector.is_some(),
+        kernel_frames: plan.kernel,
+    };
+    let options = Options {
+        sampler,
+        duration: plan.duration,
+        per_thread: plan.per_thread,
+        max_overhead_percent: plan.max_overhead_percent,
+    };
+    let mut recorder = Recorder::attach(options, &targets.pids, targets.selector.take())?;
+    if let Some(held) = &targets.held {
+        expect_program(&mut recorder, held);
+    }
+    recorder.prepare()?;
+    recorder.enable()?;
+    let child = targets.held.take().map(Held::release).transpose()?;
+    recorder.run(stop, &mut |now| progress.update(now.elapsed, now.samples, now.lost))?;
+    let config = Config { source_lines: plan.lines || plan.inlines, ..Config::default() };
+    let naming = &mut |module: &str| progress.step(&format!("naming the functions of {module}"));
+    let profile = recorder.finish(targets.description.clone(), config, naming)?;
+    Ok((profile, child))
+}
+
+#[cfg(not(feature = "bpf"))]
+fn record(_: &RecordPlan, _: &mut Targets, _: &AtomicBool, _: &Progress) -> Result<(Profile, Option<Child>)> {
+    use crate::{Error, ErrorKind};
+    Err(Error::new(ErrorKind::UnsupportedSystem, "this txprof was built without any backend")
+        .with_hint("build it with its default features: cargo build --release"))
+}
+
+/// The rows of a held command's program, and of the libraries that nearly every program
+/// shares with us, are built before it runs.
+#[cfg(feature = "bpf")]
+fn expect_program(recorder: &mut crate::agent::Recorder, held: &Held) {
+    use crate::model::{FileId, MappingKind};
+    use std::os::unix::fs::MetadataExt;
+
+    let program = held.program();
+    let ours = crate::target::procfs::read_mappings(std::process::id()).unwrap_or_default();
+    let libraries = ours.iter().filter_map(|mapping| match &mapping.kind {
+        MappingKind::File { path, .. } if path.contains(".so") => Some(Path::new(path)),
+        _ => None,
+    });
+    for path in libraries.chain([program]) {
+        let Ok(file) = File::open(path) else { continue };
+        let Ok(metadata) = file.metadata() else { continue };
+        let device = metadata.dev();
+        let device = u64::from(libc::major(device)) << 32 | u64::from(libc::minor(device));
+        let id = FileId { device, inode: metadata.ino(), generation: 0 };
+        recorder.expect_file(&path.to_string_lossy(), id, file);
+    }
+}
+
+/// Each sampled file stays open until its functions are named; ordinary targets have
+/// dozens, but the default limit of 1024 is too close for those with thousands of libraries.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // What cannot be opened later is counted and told.
+        let _best_effort = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// A started command that failed is worth a word; one that still runs is left alone.
+fn tell_exit(child: Option<Child>, quiet: bool) {
+    let status = child.and_then(|mut child| child.try_wait().ok().flatten());
+    if let Some(status) = status.filter(|status| !status.success() && !quiet) {
+        report::say(&format!("note: the command ended with exit code {}\n", launch::exit_code(status)));
+    }
+}

@@ -1,0 +1,186 @@
+//! The words on standard error: progress, the end of a recording, failures.
+//! The formatting functions are pure and give whole lines.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::exit_code::ExitCode;
+use super::output_file::Written;
+use crate::Error;
+use crate::model::{Cost, Profile};
+use crate::output::quantity::{count, counted, duration, percent, size};
+
+/// Prints `lines` to standard error. That nobody listens is no failure.
+pub fn say(lines: &str) {
+    let _ = std::io::stderr().write_all(lines.as_bytes());
+}
+
+/// `error: CHAIN`, and `hint: …` on a line of its own if there is one.
+pub fn error_lines(error: &Error) -> String {
+    let mut lines = format!("error: {}\n", printable(&error.to_string()));
+    if let Some(hint) = error.hint() {
+        let _ = writeln!(lines, "hint: {}", printable(hint));
+    }
+    lines
+}
+
+/// Prints what clap has to say: help and version to standard output with
+/// success, anything else as an error with a hint. `subcommand` is the first
+/// word typed, to name the help that fits.
+pub fn usage_error(error: &clap::Error, subcommand: Option<&OsString>) -> ExitCode {
+    if !error.use_stderr() {
+        // A reader that closed early has seen what it wanted.
+        let _ = error.print();
+        return ExitCode::Success;
+    }
+    let help = match subcommand.and_then(|word| word.to_str()) {
+        Some(word @ ("record" | "doctor")) => format!("`txprof {word} --help` shows what can be typed"),
+        _ => "`txprof --help` shows what can be typed".to_owned(),
+    };
+    say(&usage_lines(&error.render().to_string(), &help));
+    ExitCode::Usage
+}
+
+/// clap's message in this program's form: its first paragraph is the error, its
+/// guess the hint, or else `help`, which stands for its usage text as well.
+fn usage_lines(rendered: &str, help: &str) -> String {
+    let Some(message) = rendered.strip_prefix("error: ") else {
+        return rendered.to_owned();
+    };
+    let paragraph = message.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let error = paragraph.collect::<Vec<_>>().join(" ").replace('\'', "`");
+    let mut tips = message.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    // Its other tip, how to pass the word as a value, leads nowhere here.
+    let tip = tips.find(|tip| tip.contains("similar"));
+    let hint = tip.map_or_else(|| help.to_owned(), |tip| tip.replace('\'', "`"));
+    format!("error: {}\nhint: {}\n", printable(&error), printable(&hint))
+}
+
+/// The end of a recording: what was written, how much was seen and lost and
+/// why, at what cost, what else the user should know.
+pub fn end_lines(profile: &Profile, written: &Written) -> String {
+    let recording = &profile.recording;
+    let samples = profile.sample_count();
+    let mut lines = format!("wrote {} ({})\n", printable(&written.label), size(written.size_bytes));
+    let outcomes = profile.outcomes();
+    let complete: u64 = outcomes.iter().filter(|(outcome, _)| outcome.is_complete()).map(|(_, n)| n).sum();
+    let _ = writeln!(
+        lines,
+        "  {} in {}, {} complete",
+        counted(samples, "sample"),
+        duration(Duration::from_nanos(recording.elapsed_ns)),
+        percent(complete, samples),
+    );
+    for (outcome, number) in outcomes.iter().filter(|(outcome, n)| !outcome.is_complete() && **n > 0) {
+        let _ = writeln!(lines, "  {} × {}", count(*number), outcome.text());
+    }
+    lines.push_str(&cost_line(&recording.cost, recording.elapsed_ns));
+    lines.push_str(&warning_lines(profile));
+    lines
+}
+
+/// Warnings, and why there may be no samples: also shown when the rest is not.
+pub fn warning_lines(profile: &Profile) -> String {
+    let mut lines = String::new();
+    for warning in &profile.recording.warnings {
+        let _ = writeln!(lines, "warning: {}", printable(warning));
+    }
+    if profile.sample_count() > 0 {
+        return lines;
+    }
+    let lost: u64 = profile.recording.lost.values().sum();
+    if lost > 0 {
+        let _ = writeln!(lines, "warning: all {} were lost", counted(lost, "sample"));
+        lines.push_str("hint: the machine is too busy for this rate; try a lower one: `-F 49`\n");
+    } else {
+        lines.push_str("warning: no samples: the target did not run on a CPU while it was recorded\n");
+        lines.push_str("hint: it slept or waited; record longer (`-d 60s`) or while it works\n");
+    }
+    lines
+}
+
+/// `  cost: 0.21 % of a core (own 0.15 %, BPF 0.06 %), 31.0 MiB resident, 12.0 MiB BPF`.
+fn cost_line(cost: &Cost, elapsed_ns: u64) -> String {
+    let share = |ns: u64| ns as f64 * 100.0 / elapsed_ns.max(1) as f64;
+    let own = share(cost.own_cpu_ns);
+    let cpu = match cost.bpf_run_ns.map(share) {
+        Some(bpf) => format!("{:.2} % of a core (own {own:.2} %, BPF {bpf:.2} %)", own + bpf),
+        None => format!("{own:.2} % of a core (BPF run time unknown)"),
+    };
+    let memory = (size(cost.peak_rss_bytes), size(cost.bpf_memory_bytes));
+    format!("  cost: {cpu}, {} resident, {} BPF\n", memory.0, memory.1)
+}
+
+/// What the terminal shows while recording.
+pub fn progress_text(elapsed: Duration, planned: Option<Duration>, samples: u64, lost: u64) -> String {
+    let mut text = duration(elapsed);
+    if let Some(planned) = planned {
+        let _ = write!(text, " of {}", duration(planned));
+    }
+    let _ = write!(text, ", {}", counted(samples, "sample"));
+    if lost > 0 {
+        let _ = write!(text, ", {} lost", count(lost));
+    }
+    text.push_str(" (Ctrl-C ends and writes)");
+    text
+}
+
+/// Progress on a terminal; silent anywhere else. Clears itself when dropped.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    planned: Option<Duration>,
+}
+
+impl Progress {
+    /// Begins to show progress towards `planned`, unless `quiet` or standard
+    /// error is no terminal.
+    pub fn start(planned: Option<Duration>, quiet: bool) -> Self {
+        let visible = !quiet && std::io::stderr().is_terminal();
+        let bar = visible.then(|| {
+            let length = planned.map(|planned| planned.as_millis() as u64);
+            let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
+            let template = if planned.is_some() { "{bar:20} {msg}" } else { "{spinner} {msg}" };
+            let style = ProgressStyle::with_template(template).expect("both templates are well-formed");
+            bar.set_style(style.progress_chars("━╸─"));
+            bar
+        });
+        Self { bar, planned }
+    }
+
+    /// Shows where the recording is; cheap enough for a few calls a second.
+    pub fn update(&self, elapsed: Duration, samples: u64, lost: u64) {
+        let Some(bar) = &self.bar else { return };
+        if self.planned.is_some() {
+            bar.set_position(elapsed.as_millis() as u64);
+        } else {
+            bar.tick();
+        }
+        bar.set_message(progress_text(elapsed, self.planned, samples, lost));
+    }
+
+    /// Shows a step after the recording, such as naming addresses.
+    pub fn step(&self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_owned());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// `text` without control characters: names in messages come from targets and
+/// must not drive the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}

@@ -1,0 +1,293 @@
+//! The interactive flamegraph: click to zoom, Ctrl-F to search, one file that
+//! any browser shows without a network.
+//!
+//! inferno lays out the picture. It knows frames by one text, which is label,
+//! tooltip and key of the colour at once, so each frame is handed over as
+//!
+//! ```text
+//! name U+E000 kind module U+E001
+//! ```
+//!
+//! and its output is rewritten: labels keep the name, tooltips become
+//! `name (module, 12 samples, 3.10%)`. Private-use characters cannot occur in
+//! [harmless](crate::aggregate::name::harmless) names. Since each text ends with a character that is in no
+//! other place, none is a prefix of another and sorted lines keep siblings together.
+//!
+//! Equal profiles give equal bytes: a colour follows from kind and name.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
+use inferno::flamegraph::{self, Options, TextTruncateDirection};
+
+use super::{date, quantity};
+use crate::aggregate::name::harmless;
+use crate::aggregate::{Fold, FoldFrame, FoldKind, FoldOptions};
+use crate::model::{FrameKind, Profile, WeightUnit};
+
+/// Between a frame's name and its kind and module.
+const DETAILS: char = '\u{e000}';
+/// Behind a frame's module.
+const END: char = '\u{e001}';
+/// In the subtitle: begins, changes and ends its lines; before a kind's letter, its legend.
+const FIRST_LINE: char = '\u{e002}';
+const SECOND_LINE: char = '\u{e003}';
+const LAST_LINE_END: char = '\u{e004}';
+const LEGEND: char = '\u{e005}';
+
+/// Frames narrower than this share, in percent of the picture, are left out: an
+/// eighth of a pixel on a wide screen, visible only after zooming eightfold.
+/// It bounds the picture to 10,000 frames per level.
+const MIN_WIDTH_PERCENT: f64 = 0.01;
+
+/// Longest title shown, in characters: what fits on a screen of 1,200 pixels.
+const MAX_TITLE_CHARS: usize = 100;
+
+/// Largest sum that the picture's script, calculating in doubles, keeps exact.
+const MAX_TOTAL: u128 = 1 << 53;
+
+/// How a kind looks and what it is called.
+struct Look {
+    kind: FoldKind,
+    letter: char,
+    /// In the legend.
+    label: &'static str,
+    /// In tooltips, before the module; empty where the module says it.
+    tooltip: &'static str,
+    /// The ends of the range from which a function's name picks its shade.
+    shades: [(u8, u8, u8); 2],
+}
+
+const LOOKS: [Look; 6] = {
+    const fn look(
+        kind: FoldKind,
+        letter: char,
+        label: &'static str,
+        tooltip: &'static str,
+        shades: [(u8, u8, u8); 2],
+    ) -> Look {
+        Look { kind, letter, label, tooltip, shades }
+    }
+    use FoldKind::{Frame, Root};
+    [
+        look(Frame(FrameKind::Native), 'n', "native", "", [(248, 170, 84), (255, 208, 118)]),
+        look(Frame(FrameKind::Inlined), 'i', "inlined", "inlined", [(132, 206, 196), (172, 228, 214)]),
+        look(Frame(FrameKind::Kernel), 'k', "kernel", "kernel", [(144, 162, 236), (180, 194, 250)]),
+        look(Frame(FrameKind::Jit), 'j', "JIT", "JIT", [(150, 206, 104), (184, 226, 138)]),
+        look(Frame(FrameKind::Marker), 'm', "frames missing", "not a call", [(232, 122, 122); 2]),
+        look(Root, 'r', "process, thread", "", [(208, 212, 222); 2]),
+    ]
+};
+
+/// The base of the picture, which stands for everything.
+const ALL_SHADE: (u8, u8, u8) = (226, 228, 234);
+
+/// Writes `profile` as a flamegraph. A profile without samples gives a small
+/// picture that says so.
+pub fn write(profile: &Profile, options: FoldOptions, writer: &mut dyn Write) -> io::Result<()> {
+    let fold = Fold::new(profile, options, true);
+    if fold.stacks.is_empty() {
+        return write_empty(profile, writer);
+    }
+    let total: u128 = fold.stacks.iter().map(|stack| u128::from(stack.weight_ns)).sum();
+    let scale = total / MAX_TOTAL + 1;
+    let labels: Vec<String> = fold.frames.iter().map(label).collect();
+    let mut palette = palette(&fold, &labels);
+
+    let mut picture = Options::default();
+    picture.title = title(profile);
+    picture.subtitle = Some(subtitle(profile, &fold));
+    picture.bgcolors = Some(BackgroundColor::Flat(color((252, 252, 253))));
+    picture.uicolor = color((40, 44, 52));
+    picture.min_width = MIN_WIDTH_PERCENT;
+    picture.text_truncate_direction = TextTruncateDirection::Right;
+    picture.palette_map = Some(&mut palette);
+    let unit_ns = match options.unit {
+        WeightUnit::Samples => profile.recording.period_ns.max(1),
+        WeightUnit::Nanoseconds => 1_000_000,
+    };
+    picture.count_name = match options.unit {
+        WeightUnit::Samples => "samples".to_owned(),
+        WeightUnit::Nanoseconds => "ms".to_owned(),
+    };
+    picture.factor = scale as f64 / unit_ns as f64;
+
+    let mut picture_bytes = Vec::new();
+    let lines = lines(&fold, &labels, scale);
+    flamegraph::from_lines(&mut picture, lines.lines(), &mut picture_bytes)?;
+    drop(lines);
+    let text = String::from_utf8(picture_bytes).map_err(io::Error::other)?;
+    rewrite(&text, writer)
+}
+
+/// The text by which inferno knows `frame`.
+fn label(frame: &FoldFrame) -> String {
+    let module = frame.module.as_deref().unwrap_or("");
+    format!("{}{DETAILS}{}{module}{END}", frame.name, look_of(frame.kind).letter)
+}
+
+/// Folded lines of labels, with weights divided by `scale` but never 0.
+fn lines(fold: &Fold, labels: &[String], scale: u128) -> String {
+    let mut lines = String::new();
+    for stack in &fold.stacks {
+        for (position, index) in stack.frames.iter().enumerate() {
+            if position > 0 {
+                lines.push(';');
+            }
+            lines.push_str(&labels[*index as usize]);
+        }
+        let _ = writeln!(lines, " {}", (u128::from(stack.weight_ns) / scale).max(1));
+    }
+    lines
+}
+
+fn palette(fold: &Fold, labels: &[String]) -> PaletteMap {
+    let mut palette = PaletteMap::default();
+    palette.insert("", color(ALL_SHADE));
+    for (frame, label) in fold.frames.iter().zip(labels) {
+        let [from, to] = look_of(frame.kind).shades;
+        let position = shade(&frame.name);
+        let mix = |from: u8, to: u8| {
+            let distance = (i32::from(to) - i32::from(from)) * i32::from(position) / 255;
+            // Between two bytes, so a byte.
+            (i32::from(from) + distance) as u8
+        };
+        palette.insert(label, color((mix(from.0, to.0), mix(from.1, to.1), mix(from.2, to.2))));
+    }
+    palette
+}
+
+/// FNV-1a of the name, folded to a byte: equal functions look equal in every picture.
+fn shade(name: &str) -> u8 {
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash ^ (hash >> 8) ^ (hash >> 16) ^ (hash >> 24)) as u8
+}
+
+fn look_of(kind: FoldKind) -> &'static Look {
+    LOOKS.iter().find(|look| look.kind == kind).expect("LOOKS has a row for each of the six kinds")
+}
+
+fn color((r, g, b): (u8, u8, u8)) -> Color {
+    Color { r, g, b }
+}
+
+/// `postgres (pid 4121), on-CPU at 99 Hz (cpu-clock)`.
+fn title(profile: &Profile) -> String {
+    let recording = &profile.recording;
+    let mut target = harmless(&recording.target);
+    if target.chars().count() > MAX_TITLE_CHARS {
+        target = target.chars().take(MAX_TITLE_CHARS).chain(['…']).collect();
+    }
+    format!("{target}, on-CPU at {} Hz ({})", recording.frequency_hz, harmless(&recording.event))
+}
+
+/// `30.0 s · 2,970 samples, 99.6 % complete, 0.1 % lost · 2026-11-23 12:59:08 UTC`.
+fn summary(profile: &Profile) -> String {
+    let recording = &profile.recording;
+    let samples = profile.sample_count();
+    let outcomes = profile.outcomes();
+    let complete =
+        outcomes.iter().filter(|(outcome, _)| outcome.is_complete()).map(|(_, number)| number).sum();
+    let lost = recording.lost.values().fold(0_u64, |sum, number| sum.saturating_add(*number));
+    let mut text = format!(
+        "{} · {}, {} complete, {} lost · {}",
+        quantity::duration(Duration::from_nanos(recording.elapsed_ns)),
+        quantity::counted(samples, "sample"),
+        quantity::percent(complete, samples),
+        quantity::percent(lost, samples.saturating_add(lost)),
+        date::utc(recording.started_unix_ns / 1_000_000_000),
+    );
+    if !recording.rate_changes.is_empty() {
+        let _ = write!(text, " · rate changed {} ×", recording.rate_changes.len());
+    }
+    text
+}
+
+/// The summary and below it the legend of the kinds that occur.
+fn subtitle(profile: &Profile, fold: &Fold) -> String {
+    let mut text = format!("{FIRST_LINE}{}{SECOND_LINE}", summary(profile));
+    for look in LOOKS.iter().filter(|look| fold.frames.iter().any(|frame| frame.kind == look.kind)) {
+        text.extend([LEGEND, look.letter]);
+    }
+    text.push(LAST_LINE_END);
+    text
+}
+
+/// Copies inferno's `picture`, putting words and marks where the private-use
+/// characters are.
+fn rewrite(picture: &str, writer: &mut dyn Write) -> io::Result<()> {
+    let mut rest = picture;
+    while let Some(at) = rest.find(|c| (DETAILS..=LEGEND).contains(&c)) {
+        writer.write_all(&rest.as_bytes()[..at])?;
+        let mut chars = rest[at..].chars();
+        let mark = chars.next();
+        rest = chars.as_str();
+        match mark {
+            Some(DETAILS) => rest = rewrite_details(rest, writer)?,
+            Some(FIRST_LINE) => writer.write_all(b"<tspan x=\"50%\" dy=\"-6\">")?,
+            Some(SECOND_LINE) => writer.write_all(b"</tspan><tspan x=\"50%\" dy=\"16\">")?,
+            Some(LAST_LINE_END) => writer.write_all(b"</tspan>")?,
+            Some(LEGEND) => {
+                let letter = chars.next();
+                rest = chars.as_str();
+                if let Some(look) = LOOKS.iter().find(|look| Some(look.letter) == letter) {
+                    let (r, g, b) = look.shades[0];
+                    write!(writer, " <tspan fill=\"rgb({r},{g},{b})\">■</tspan> {} ", look.label)?;
+                }
+            }
+            // An END alone: cut out of a label whose beginning was cut too.
+            _ => {}
+        }
+    }
+    writer.write_all(rest.as_bytes())
+}
+
+/// `rest` begins with a kind's letter. In a tooltip, `kind module END (` becomes
+/// ` (kind, module, `; in a label all up to the next tag is dropped. Returns what follows.
+fn rewrite_details<'a>(rest: &'a str, writer: &mut dyn Write) -> io::Result<&'a str> {
+    let tag = rest.find('<').unwrap_or(rest.len());
+    let (inside, behind) = rest.split_at(tag);
+    let Some((details, numbers)) = inside.split_once(END) else { return Ok(behind) };
+    let Some(numbers) = numbers.strip_prefix(" (") else { return Ok(behind) };
+    writer.write_all(b" (")?;
+    let mut chars = details.chars();
+    let letter = chars.next();
+    let kind = LOOKS.iter().find(|look| Some(look.letter) == letter).map_or("", |look| look.tooltip);
+    // The script takes what follows the last `(` for the numbers.
+    let module = chars.as_str().replace('(', "[");
+    for part in [kind, &module].iter().filter(|part| !part.is_empty()) {
+        write!(writer, "{part}, ")?;
+    }
+    writer.write_all(numbers.as_bytes())?;
+    Ok(behind)
+}
+
+/// A picture without frames: title, summary, and why it is empty.
+fn write_empty(profile: &Profile, writer: &mut dyn Write) -> io::Result<()> {
+    let lost: u64 = profile.recording.lost.values().fold(0, |sum, number| sum.saturating_add(*number));
+    let reason = if lost > 0 {
+        format!("no samples: all {} were lost", quantity::count(lost))
+    } else {
+        "no samples: the target did not run on a CPU while it was recorded".to_owned()
+    };
+    writeln!(
+        writer,
+        r##"<?xml version="1.0" standalone="no"?>
+<svg version="1.1" width="1200" height="130" viewBox="0 0 1200 130" xmlns="http://www.w3.org/2000/svg" font-family="monospace" font-size="12" text-anchor="middle" fill="#282c34">
+<rect width="100%" height="100%" fill="#fcfcfd"/>
+<text x="50%" y="24" font-size="17">{}</text>
+<text x="50%" y="44">{}</text>
+<text x="50%" y="90" font-size="15">{reason}</text>
+</svg>"##,
+        escape(&title(profile)),
+        escape(&summary(profile)),
+    )
+}
+
+/// `text` as XML character data.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
