@@ -18,7 +18,7 @@ const PERIOD_NS: u64 = 1_001_001;
 /// callee depends on the caller, and gets wider towards the leaf.
 fn profile() -> Profile {
     let frame = |number: u32| Frame {
-        kind: if number % 7 == 0 { FrameKind::Inlined } else { FrameKind::Native },
+        kind: if number.is_multiple_of(7) { FrameKind::Inlined } else { FrameKind::Native },
         function: format!("module{}::Type{}::function_{number}", number % 40, number % 400).into(),
         module: Some(format!("lib{}.so.1", number % 40).into()),
         file: None,

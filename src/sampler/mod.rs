@@ -10,7 +10,7 @@
 pub mod bpf;
 pub mod clock;
 #[cfg(feature = "bpf")]
-mod extents;
+pub mod extents;
 pub mod mapping_record;
 pub mod table_builder;
 pub mod table_cache;

@@ -6,7 +6,7 @@
 //! 0600 and appear complete by `rename`. The directory is kept below a size
 //! limit by removing what was used longest ago. Everything is best effort: a
 //! cache that cannot be read or written only costs time. The content is checked
-//! when it is read, see [`Table::decode`].
+//! when it is read, see [`codec::decode`].
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
@@ -19,7 +19,7 @@ use object::{Endianness, Object, ObjectSection};
 
 use crate::model::BuildId;
 use crate::sys::file_map::FileMap;
-use crate::unwind::Table;
+use crate::unwind::{Table, codec};
 
 /// 256 MiB hold the tables of about 300 binaries of the size of PostgreSQL.
 const LIMIT_BYTES: u64 = 256 << 20;
@@ -61,7 +61,7 @@ impl TableCache {
     pub fn read(&self, key: &TableKey) -> Option<Table> {
         let path = self.directory.join(&key.0);
         let file = File::open(&path).ok()?;
-        let table = Table::decode(&FileMap::map(&file).ok()?).ok()?;
+        let table = codec::decode(&FileMap::map(&file).ok()?, key.0.as_bytes()).ok()?;
         // The modification time says when it was used last; see `evict`.
         let _best_effort = file.set_modified(SystemTime::now());
         Some(table)
@@ -74,7 +74,7 @@ impl TableCache {
         options.write(true).create(true).truncate(true).mode(0o600);
         let written = options.open(&temporary).and_then(|mut file| {
             file.set_permissions(Permissions::from_mode(0o600))?;
-            file.write_all(&table.encode())?;
+            file.write_all(&codec::encode(table, key.0.as_bytes()))?;
             fs::rename(&temporary, self.directory.join(&key.0))
         });
         if written.is_err() {
@@ -146,7 +146,7 @@ mod tests {
     fn tables_survive_and_the_oldest_goes_first() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let table = Table::default();
-        let size = table.encode().len() as u64;
+        let size = codec::encode(&table, b"a").len() as u64;
         let cache = TableCache::at(folder.path().join("tables"), 2 * size).expect("a cache");
         let keys = ["a", "b", "c"].map(|name| TableKey(name.to_owned()));
         for (key, age) in keys.iter().zip([300, 200, 100]) {
