@@ -20,7 +20,9 @@ impl Source {
     /// The text before the unit tests, comments stripped: what the shipped program is made of.
     fn shipped_code(&self) -> String {
         let code = self.text.split("\n#[cfg(test)]").next().expect("a split has a first part");
-        code.lines().map(|line| line.split("//").next().expect("a split has a first part").to_owned() + "\n").collect()
+        code.lines()
+            .map(|line| line.split("//").next().expect("a split has a first part").to_owned() + "\n")
+            .collect()
     }
 
     /// The stage that the file belongs to: `target` for `src/target/procfs.rs`.
@@ -126,8 +128,20 @@ fn used_stages_are_read_from_lists_too() {
 #[test]
 fn pure_stages_are_pure() {
     let forbidden = [
-        "std::fs", "std::net", "std::thread", "std::process", "std::env", "std::os", "Instant", "SystemTime",
-        "libc::", "nix::", "crate::sys", "memmap2", "println!", "eprintln!",
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "std::process",
+        "std::env",
+        "std::os",
+        "Instant",
+        "SystemTime",
+        "libc::",
+        "nix::",
+        "crate::sys",
+        "memmap2",
+        "println!",
+        "eprintln!",
     ];
     let mut wrong = Vec::new();
     for source in sources("src", &[".rs"]) {
@@ -152,7 +166,9 @@ fn unsafe_is_in_sys_alone() {
         }
         for (number, line) in source.text.lines().enumerate() {
             let code = line.split("//").next().expect("a split has a first part");
-            if ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|word| code.contains(word))
+            if ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+                .iter()
+                .any(|word| code.contains(word))
                 && !code.contains('"')
             {
                 wrong.push(format!("{}:{}: unsafe outside src/sys", source.path, number + 1));
@@ -174,7 +190,10 @@ fn files_open_with_an_essay_and_stay_short() {
         if lines > FILE_LINES {
             wrong.push(format!("{}: {lines} lines, the limit is {FILE_LINES}", source.path));
         }
-        if ["util", "utils", "helpers", "misc"].iter().any(|name| source.path.ends_with(&format!("{name}.rs"))) {
+        if ["util", "utils", "helpers", "misc"]
+            .iter()
+            .any(|name| source.path.ends_with(&format!("{name}.rs")))
+        {
             wrong.push(format!("{}: a noun is missing", source.path));
         }
     }
@@ -205,7 +224,11 @@ fn functions_fit_a_screen() {
             let closing = " ".repeat(indent) + "}";
             let length = lines[first..].iter().position(|line| **line == closing).unwrap_or(0) + 1;
             if length > FUNCTION_LINES {
-                wrong.push(format!("{}:{}: {length} lines, the limit is {FUNCTION_LINES}", source.path, first + 1));
+                wrong.push(format!(
+                    "{}:{}: {length} lines, the limit is {FUNCTION_LINES}",
+                    source.path,
+                    first + 1
+                ));
             }
         }
     }
@@ -263,7 +286,9 @@ fn readme_names_what_exists() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md exists");
     let mut wrong = Vec::new();
     let words = readme.split(|c: char| c.is_whitespace() || "`()|,;".contains(c));
-    for word in words.filter(|word| ["scripts/", ".ci/", "tests/", "ebpf/"].iter().any(|path| word.starts_with(path))) {
+    for word in
+        words.filter(|word| ["scripts/", ".ci/", "tests/", "ebpf/"].iter().any(|path| word.starts_with(path)))
+    {
         let path = word.trim_end_matches(['.', ':']);
         if !root().join(path).exists() {
             wrong.push(format!("README.md names `{path}`, which does not exist"));
@@ -284,7 +309,9 @@ fn readme_commands_answer() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md exists");
     let mut commands: Vec<&str> = readme
         .lines()
-        .filter_map(|line| line.trim_start().trim_start_matches("$ ").trim_start_matches("sudo ").strip_prefix("txprof "))
+        .filter_map(|line| {
+            line.trim_start().trim_start_matches("$ ").trim_start_matches("sudo ").strip_prefix("txprof ")
+        })
         .filter_map(|rest| rest.split_whitespace().next())
         .filter(|word| word.chars().all(|c| c.is_ascii_lowercase()))
         .collect();
