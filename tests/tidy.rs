@@ -309,9 +309,7 @@ fn readme_commands_answer() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md exists");
     let mut commands: Vec<&str> = readme
         .lines()
-        .filter_map(|line| {
-            line.trim_start().trim_start_matches("$ ").trim_start_matches("sudo ").strip_prefix("txprof ")
-        })
+        .filter_map(|line| line.strip_prefix("    ")?.trim_start_matches("sudo ").strip_prefix("txprof "))
         .filter_map(|rest| rest.split_whitespace().next())
         .filter(|word| word.chars().all(|c| c.is_ascii_lowercase()))
         .collect();
