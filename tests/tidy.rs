@@ -214,7 +214,7 @@ fn functions_fit_a_screen() {
         for (first, line) in lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
             let words: Vec<&str> = line.split_whitespace().take(5).collect();
-            let is_function = words.iter().any(|word| *word == "fn")
+            let is_function = words.contains(&"fn")
                 && words[0] != "//"
                 && !line.trim_start().starts_with("//")
                 && !line.ends_with(';');
