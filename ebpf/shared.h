@@ -82,14 +82,15 @@ struct mapping {
 };
 _Static_assert(sizeof(struct mapping) == 40, "struct mapping");
 
-/* A target, value of `processes`, key: tgid as userland says pid. Replaced as a whole. */
+/* A target, value of `processes`, key: tgid as userland says pid. Replaced as a whole. The map
+ * hands replaced elements out again at once, so a reader checks that what it copied is its own. */
 struct process {
 	__u32 first_mapping;
 	__u32 mapping_count;
 	/* Names this state of the mappings: a pc means the same rule in all processes
 	 * and samples of one generation. 0: mappings not known. */
 	__u32 generation;
-	__u32 padding;
+	__u32 pid; /* the key */
 };
 _Static_assert(sizeof(struct process) == 16, "struct process");
 

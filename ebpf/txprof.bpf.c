@@ -86,6 +86,8 @@ int on_cpu(struct bpf_perf_event_data *ctx)
 	if (!scratch)
 		return 0;
 	struct process seen = *process;
+	if (seen.pid != pid) /* replaced and handed out again while it was copied */
+		seen = (struct process){ .pid = pid };
 	struct sample_event *sample = &scratch->sample;
 	fill_sample_head(ctx, scratch, pid_tgid, &seen, began);
 
@@ -136,6 +138,9 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 	struct process *process = bpf_map_lookup_elem(&processes, &parent_pid);
 	if (process && follow_children) {
 		struct process copy = *process; /* same memory until exec */
+		if (copy.pid != parent_pid)
+			copy = (struct process){};
+		copy.pid = child_pid;
 		if (bpf_map_update_elem(&processes, &child_pid, &copy, BPF_ANY)) {
 			count(COUNTER_PROCESSES_FULL, 1);
 			return 0;
@@ -154,7 +159,7 @@ int process_exec(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *task = (struct task_struct *)ctx->args[0];
 	__u32 pid = BPF_CORE_READ(task, tgid);
 	if (bpf_map_lookup_elem(&processes, &pid)) {
-		struct process unknown = {};
+		struct process unknown = { .pid = pid };
 		bpf_map_update_elem(&processes, &pid, &unknown, BPF_EXIST);
 	} else if (!watch_all) {
 		return 0;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::clock::{Clock, ClockChoice};
 use super::mapping_record::{MappingRecord, PERF_RECORD_LOST, PERF_RECORD_MMAP2};
 use super::tables::{SliceId, Tables};
-use crate::sys::abi::{COMM_BYTES, Counters, ProcessChange, Record, SampleRecord, TableProcess};
+use crate::sys::abi::{COMM_BYTES, Counters, ProcessChange, Record, SampleRecord};
 use crate::sys::bpf::{Bpf, BpfSettings};
 use crate::{Error, Result};
 
@@ -115,12 +115,12 @@ impl BpfSampler {
 
     /// Makes `pid` a target whose mappings are those of `slice`, or not known yet.
     pub fn add_target(&self, pid: u32, slice: Option<(SliceId, usize)>) -> Result<()> {
-        self.bpf.set_process(pid, self.table_process(slice))
+        self.bpf.set_process(self.tables.process(pid, slice))
     }
 
     /// Gives a target new mappings; no error if it is gone.
     pub fn update_target(&self, pid: u32, slice: Option<(SliceId, usize)>) -> Result<()> {
-        self.bpf.replace_process(pid, self.table_process(slice))
+        self.bpf.replace_process(self.tables.process(pid, slice))
     }
 
     /// `pid` is no target any more.
@@ -131,10 +131,6 @@ impl BpfSampler {
     /// Whether `pid` is a target and lives.
     pub fn has_target(&self, pid: u32) -> bool {
         self.bpf.has_process(pid)
-    }
-
-    fn table_process(&self, slice: Option<(SliceId, usize)>) -> TableProcess {
-        slice.map_or_else(TableProcess::default, |(slice, count)| self.tables.process(slice, count))
     }
 
     /// Waits at most `timeout` for something urgent, then calls `each` with all that happened.

@@ -238,13 +238,15 @@ impl Tables {
         }
     }
 
-    /// What the walker is told of a process that uses the slice of `entry_count` entries.
-    pub fn process(&self, id: SliceId, entry_count: usize) -> TableProcess {
-        self.slices.get(&id).map_or_else(TableProcess::default, |slice| TableProcess {
+    /// What the walker is told of process `pid`, which uses the slice of `entry_count` entries, if any.
+    pub fn process(&self, pid: u32, slice: Option<(SliceId, usize)>) -> TableProcess {
+        let known = slice.and_then(|(id, entry_count)| Some((self.slices.get(&id)?, entry_count)));
+        let unknown = TableProcess { pid, ..TableProcess::default() };
+        known.map_or(unknown, |(slice, entry_count)| TableProcess {
             first_mapping: slice.extent.first,
             mapping_count: entry_count as u32,
             generation: slice.generation,
-            padding: 0,
+            pid,
         })
     }
 

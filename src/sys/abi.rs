@@ -86,20 +86,17 @@ pub struct TableProcess {
     pub mapping_count: u32,
     /// Names this state of the mappings; 0: not known.
     pub generation: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Whose.
+    pub pid: u32,
 }
 
 impl TableProcess {
     /// The bytes as the kernel side reads them.
     pub fn to_bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
-        for (chunk, value) in bytes.chunks_exact_mut(4).zip([
-            self.first_mapping,
-            self.mapping_count,
-            self.generation,
-            self.padding,
-        ]) {
+        for (chunk, value) in
+            bytes.chunks_exact_mut(4).zip([self.first_mapping, self.mapping_count, self.generation, self.pid])
+        {
             chunk.copy_from_slice(&value.to_ne_bytes());
         }
         bytes

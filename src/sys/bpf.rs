@@ -133,14 +133,16 @@ impl Bpf {
         Ok(())
     }
 
-    /// Makes `pid` a target, or changes what the walker knows of it, atomically.
-    pub fn set_process(&self, pid: u32, process: TableProcess) -> Result<()> {
+    /// Makes a process a target, or changes what the walker knows of it, atomically.
+    pub fn set_process(&self, process: TableProcess) -> Result<()> {
+        let pid = process.pid;
         let result = self.processes.update(&pid.to_ne_bytes(), &process.to_bytes(), MapFlags::ANY);
         result.map_err(|cause| bpf_error(format!("failed to add process {pid} to the targets"), cause))
     }
 
     /// As [`Self::set_process`], unless the process is no target any more: it exited meanwhile.
-    pub fn replace_process(&self, pid: u32, process: TableProcess) -> Result<()> {
+    pub fn replace_process(&self, process: TableProcess) -> Result<()> {
+        let pid = process.pid;
         match self.processes.update(&pid.to_ne_bytes(), &process.to_bytes(), MapFlags::EXIST) {
             Err(cause) if cause.kind() != libbpf_rs::ErrorKind::NotFound => {
                 Err(bpf_error(format!("failed to update process {pid}"), cause))
