@@ -39,6 +39,10 @@ pub struct Tally {
 /// known, as "deeper than the frame limit".
 const MAX_NODES: usize = 1 << 20;
 
+/// Roots told apart. With `--per-thread` and a fleet of short-lived threads there could be
+/// more; they share one.
+const MAX_ROOTS: usize = 1 << 16;
+
 /// Summed raw samples.
 #[derive(Debug)]
 pub struct Capture {
@@ -89,10 +93,23 @@ impl Capture {
         if let Some(id) = self.root_ids.get(root) {
             return *id;
         }
+        if self.roots.len() >= MAX_ROOTS {
+            return self.others();
+        }
         let id = RootId(self.roots.len() as u32);
         self.roots.push(root.clone());
         self.root_ids.insert(root.clone(), id);
         id
+    }
+
+    /// The root of all that found no room.
+    fn others(&mut self) -> RootId {
+        let others = Root { process: "[others]".to_owned(), thread: None };
+        if self.roots.len() == MAX_ROOTS {
+            self.root_ids.insert(others.clone(), RootId(MAX_ROOTS as u32));
+            self.roots.push(others);
+        }
+        RootId(MAX_ROOTS as u32)
     }
 
     /// Each combination of root, stack and outcome once.

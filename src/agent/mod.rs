@@ -23,6 +23,8 @@ pub mod naming;
 pub mod process;
 #[cfg(feature = "bpf")]
 pub mod recorder;
+#[cfg(feature = "bpf")]
+mod replay;
 pub mod self_stats;
 
 #[cfg(feature = "bpf")]

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 /// overtake each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A target thread was caught.
-    Sample(SampleRecord<'a>),
+    /// A target thread was caught; the second field is what it counts for, in nanoseconds.
+    Sample(SampleRecord<'a>, u64),
     /// A process has a new executable mapping; not only targets.
     Mapped(MappingRecord),
     /// A target was born, runs a new program or died.
@@ -87,14 +87,14 @@ impl BpfSampler {
             kernel_frames: settings.kernel_frames,
         })?;
         bpf.attach_process_events()?;
-        for event in &clock.events {
-            bpf.attach_sampler(event)?;
-        }
         Ok(Self { bpf, clock, tables: Tables::new(memory), undecodable: 0 })
     }
 
-    /// Starts the clocks.
-    pub fn enable(&self) -> Result<()> {
+    /// Starts the clocks: attaching does, so this is the moment to attach.
+    pub fn enable(&mut self) -> Result<()> {
+        for event in &self.clock.events {
+            self.bpf.attach_sampler(event)?;
+        }
         self.clock.enable()
     }
 
@@ -123,6 +123,16 @@ impl BpfSampler {
         self.bpf.replace_process(pid, self.table_process(slice))
     }
 
+    /// `pid` is no target any more.
+    pub fn remove_target(&self, pid: u32) {
+        self.bpf.remove_process(pid);
+    }
+
+    /// Whether `pid` is a target and lives.
+    pub fn has_target(&self, pid: u32) -> bool {
+        self.bpf.has_process(pid)
+    }
+
     fn table_process(&self, slice: Option<(SliceId, usize)>) -> TableProcess {
         slice.map_or_else(TableProcess::default, |(slice, count)| self.tables.process(slice, count))
     }
@@ -140,10 +150,13 @@ impl BpfSampler {
         mapped.sort_by_key(|record| record.time_ns);
         let mut mapped = mapped.into_iter().peekable();
         let tables = &mut self.tables;
+        let clock = &self.clock;
         let undecodable = &mut self.undecodable;
         self.bpf.take_records(|bytes| {
             let (time_ns, event) = match Record::parse(bytes) {
-                Ok(Record::Sample(sample)) => (sample.time_ns, Event::Sample(sample)),
+                Ok(Record::Sample(sample)) => {
+                    (sample.time_ns, Event::Sample(sample, clock.to_ns(sample.period)))
+                }
                 Ok(Record::Process { time_ns, pid, change, comm }) => {
                     (time_ns, Event::Process { time_ns, pid, change, comm })
                 }

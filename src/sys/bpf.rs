@@ -126,7 +126,7 @@ impl Bpf {
         Ok(())
     }
 
-    /// Makes `event` take samples.
+    /// Makes `event` take samples, from now on: libbpf starts the event as it attaches.
     pub fn attach_sampler(&mut self, event: &PerfEvent) -> Result<()> {
         let intent = "failed to attach to a perf event";
         // A link owns the descriptor that it was made with and closes it; the event keeps its own.
@@ -151,6 +151,12 @@ impl Bpf {
             }
             _ => Ok(()),
         }
+    }
+
+    /// `pid` is no target any more.
+    pub fn remove_process(&self, pid: u32) {
+        // It may have exited, and been removed by that, before.
+        let _gone = self.processes.delete(&pid.to_ne_bytes());
     }
 
     /// Whether `pid` is a target now.

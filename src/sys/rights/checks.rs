@@ -121,7 +121,8 @@ fn check_namespaces(facts: &Facts) -> [Check; 2] {
         false => format!("not the machine's own{place}"),
     };
     let user = when(facts.initial_user_namespace, Verdict::Refused);
-    let pid = when(facts.initial_pid_namespace, Verdict::Limited);
+    // The programs in the kernel see the machine's pids; nested ones are not translated.
+    let pid = when(facts.initial_pid_namespace, Verdict::Refused);
     [
         Check::new("user namespace", "capabilities that count", user, found(facts.initial_user_namespace))
             .with_fix("run txprof outside of the rootless container or `unshare -U`"),
