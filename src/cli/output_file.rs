@@ -114,9 +114,17 @@ fn check(path: PathBuf) -> Result<Place> {
     };
     // Only a write tells: permissions alone know nothing of read-only mounts, quotas or root.
     let (probe, file) = create_temporary(&folder).map_err(|cause| {
-        let missing = cause.kind() == io::ErrorKind::NotFound;
-        let error = Error::from_io(format!("folder `{}`", folder.display()), cause);
-        if missing { error.with_hint(format!("mkdir -p {}", folder.display())) } else { error }
+        let shown = folder.display();
+        match cause.kind() {
+            // Such as /proc, which answers "no such file" to whoever creates one.
+            io::ErrorKind::NotFound if folder.is_dir() => {
+                Error::new(ErrorKind::Output, format!("folder `{shown}` takes no new files"))
+            }
+            io::ErrorKind::NotFound => {
+                Error::from_io(format!("folder `{shown}`"), cause).with_hint(format!("mkdir -p {shown}"))
+            }
+            _ => Error::from_io(format!("folder `{shown}`"), cause),
+        }
     })?;
     drop(file);
     fs::remove_file(probe).context(|| format!("folder `{}`", folder.display()))?;
@@ -300,6 +308,13 @@ mod tests {
             assert!(error.hint().is_some(), "{error}");
         }
         assert_eq!(names(folder.path()), ["file"]);
+    }
+
+    /// A folder in which no file can be created is not called missing.
+    #[test]
+    fn folder_that_takes_no_files_is_not_called_missing() {
+        let error = open(Path::new("/proc/a.svg")).expect_err("nobody creates files in /proc");
+        assert_eq!(error.to_string(), "cannot write `/proc/a.svg`: folder `/proc` takes no new files");
     }
 
     /// A link is replaced by the output; what it pointed to stays.

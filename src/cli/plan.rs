@@ -162,7 +162,9 @@ fn destination(output: Option<PathBuf>, format: Option<FormatArg>) -> Result<(De
         None => Ok((Destination::Named, named.unwrap_or(Format::Svg))),
         Some(path) if path.as_os_str() == "-" => Ok((Destination::Stdout, named.unwrap_or(Format::Folded))),
         Some(path) => {
-            let format = named.or_else(|| Format::from_path(&path)).ok_or_else(|| {
+            // A folder has no ending to tell; it is refused as what it is when the output is opened.
+            let of_folder = || path.is_dir().then_some(Format::Svg);
+            let format = named.or_else(|| Format::from_path(&path)).or_else(of_folder).ok_or_else(|| {
                 invalid(format!("cannot tell the format of `{}` from its ending", path.display()))
                     .with_hint("end it in .svg, .folded or .json, or add `--format svg`")
             })?;

@@ -1,7 +1,7 @@
 //! Unwind tables on disk, so that a binary is compiled once and not at every attach.
 //!
 //! One file per binary, named by build id and a fingerprint of what the table
-//! depends on, below `/var/cache/txprof/tables` for root and
+//! depends on, below `$TXPROF_CACHE_DIR/tables`, else `/var/cache/txprof/tables` for root and
 //! `$XDG_CACHE_HOME/txprof/tables` (or `~/.cache/…`) for others. Files are
 //! 0600 and appear complete by `rename`. The directory is kept below a size
 //! limit by removing what was used longest ago. Everything is best effort: a
@@ -11,7 +11,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use object::read::elf::{ElfFile64, FileHeader};
@@ -38,13 +38,14 @@ pub struct TableKey(String);
 impl TableCache {
     /// The user's cache; `None` when it cannot be created or is not ours.
     pub fn open() -> Option<Self> {
-        let base = match nix::unistd::geteuid().is_root() {
-            true => PathBuf::from("/var/cache"),
-            false => std::env::var_os("XDG_CACHE_HOME")
-                .map(PathBuf::from)
-                .or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")))?,
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let usual = || match nix::unistd::geteuid().is_root() {
+            true => Some(PathBuf::from("/var/cache/txprof")),
+            false => variable("XDG_CACHE_HOME")
+                .or_else(|| Some(variable("HOME")?.join(".cache")))
+                .map(|base| base.join("txprof")),
         };
-        Self::at(base.join("txprof/tables"), LIMIT_BYTES)
+        Self::at(variable("TXPROF_CACHE_DIR").or_else(usual)?.join("tables"), LIMIT_BYTES)
     }
 
     /// A cache in `directory`, which is created, readable by its owner only.

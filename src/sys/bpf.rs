@@ -3,7 +3,7 @@
 //! this process, whichever ends first; nothing is pinned.
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use libbpf_rs::{
 
 use super::abi::{COUNTER_COUNT, Counters, RULE_CAPACITY, TableMapping, TableProcess};
 use super::perf_event::PerfEvent;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// Compiled by `scripts/build-ebpf`; CI compares it with a rebuild.
 const OBJECT: &[u8] = include_bytes!("../../ebpf/prebuilt/txprof.x86_64.bpf.o");
@@ -128,8 +128,12 @@ impl Bpf {
 
     /// Makes `event` take samples, from now on: libbpf starts the event as it attaches.
     pub fn attach_sampler(&mut self, event: &PerfEvent) -> Result<()> {
-        let link = program_named(&self.object, "on_cpu")?.attach_perf_event(event.as_raw_fd());
-        self.links.push(link.map_err(|cause| load_error(cause).context("failed to attach to a perf event"))?);
+        let intent = "failed to attach to a perf event";
+        // A link owns the descriptor that it was made with and closes it; the event keeps its own.
+        let copy = event.as_fd().try_clone_to_owned().context(|| intent.to_owned())?;
+        let link = program_named(&self.object, "on_cpu")?.attach_perf_event(copy.as_raw_fd());
+        self.links.push(link.map_err(|cause| load_error(cause).context(intent))?);
+        let _owned_by_link = copy.into_raw_fd();
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! mappings (`PERF_RECORD_MMAP2`). Samples do not go through this ring; the
 //! attached BPF program takes them and lets the event record nothing.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -202,9 +202,9 @@ impl PerfEvent {
     }
 }
 
-impl AsRawFd for PerfEvent {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+impl AsFd for PerfEvent {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -146,7 +146,10 @@ fn find_program(name: &OsStr) -> Result<PathBuf> {
 
 fn check_executable(program: &Path) -> Result<()> {
     let shown = program.display();
-    let metadata = std::fs::metadata(program).context(|| format!("failed to find command `{shown}`"))?;
+    let metadata = std::fs::metadata(program).map_err(|cause| {
+        Error::from_io(format!("failed to find command `{shown}`"), cause)
+            .with_hint("`--` is followed by the path of a program, or by a name to look up in PATH")
+    })?;
     if !metadata.is_file() {
         return Err(Error::new(ErrorKind::PermissionDenied, format!("`{shown}` is no program")));
     }
