@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::capture::{Capture, RawFrame};
 use super::module::{Module, ModuleId, Modules};
-use crate::model::{Frame, FrameKind, Sample, StackId, Svma};
+use crate::model::{Avma, Frame, FrameKind, Sample, StackId, Svma};
 use crate::sampler::table_builder::Source;
 use crate::symbolize::{Config, KernelSymbols, ModuleFile, PerfMapReader, Symbolizer};
 
@@ -72,8 +72,12 @@ fn resolve(symbolizer: &mut Symbolizer, module: &Module, addresses: &[Svma]) -> 
 
 /// Kernel, generated code and what lies nowhere.
 fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, jit: &JitMaps) {
-    let has_kernel = raw.iter().any(|frame| matches!(frame, RawFrame::Kernel(_)));
-    let kernel = match has_kernel.then(KernelSymbols::read) {
+    let in_kernel = |frame: &RawFrame| match frame {
+        RawFrame::Kernel(address) => Some(*address),
+        _ => None,
+    };
+    let addresses: Vec<Avma> = raw.iter().filter_map(in_kernel).collect();
+    let kernel = match (!addresses.is_empty()).then(|| KernelSymbols::read_for(&addresses)) {
         Some(Ok(symbols)) => {
             if let Some(reason) = symbols.absence() {
                 let fix = "run as root or with CAP_SYSLOG, or: sysctl kernel.kptr_restrict=0";

@@ -1,16 +1,11 @@
 //! Unwind tables on disk, so that a binary is compiled once and not at every attach.
 //!
-//! One file per binary, named by build id and a fingerprint of what the table
-//! depends on, below `$TXPROF_CACHE_DIR/tables`, else `/var/cache/txprof/tables` for root and
-//! `$XDG_CACHE_HOME/txprof/tables` (or `~/.cache/…`) for others. Files are
-//! 0600 and appear complete by `rename`. The directory is kept below a size
-//! limit by removing what was used longest ago. Everything is best effort: a
-//! cache that cannot be read or written only costs time. The content is checked
-//! when it is read, see [`codec::decode`].
+//! One file per binary in a [`PrivateFolder`], named by build id and a
+//! fingerprint of what the table depends on. The folder is kept below a size
+//! limit by removing what was used longest ago. The content is checked when it
+//! is read, see [`codec::decode`].
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -19,6 +14,7 @@ use object::{Endianness, Object, ObjectSection};
 
 use crate::model::BuildId;
 use crate::sys::file_map::FileMap;
+use crate::sys::private_folder::PrivateFolder;
 use crate::unwind::{Table, codec};
 
 /// 256 MiB hold the tables of about 300 binaries of the size of PostgreSQL.
@@ -27,7 +23,7 @@ const LIMIT_BYTES: u64 = 256 << 20;
 /// A directory of tables.
 #[derive(Clone, Debug)]
 pub struct TableCache {
-    directory: PathBuf,
+    folder: PrivateFolder,
     limit_bytes: u64,
 }
 
@@ -36,32 +32,14 @@ pub struct TableCache {
 pub struct TableKey(String);
 
 impl TableCache {
-    /// The user's cache; `None` when it cannot be created or is not ours.
+    /// The user's cache; `None` when there can be none.
     pub fn open() -> Option<Self> {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let usual = || match nix::unistd::geteuid().is_root() {
-            true => Some(PathBuf::from("/var/cache/txprof")),
-            false => variable("XDG_CACHE_HOME")
-                .or_else(|| Some(variable("HOME")?.join(".cache")))
-                .map(|base| base.join("txprof")),
-        };
-        Self::at(variable("TXPROF_CACHE_DIR").or_else(usual)?.join("tables"), LIMIT_BYTES)
-    }
-
-    /// A cache in `directory`, which is created, readable by its owner only.
-    pub fn at(directory: PathBuf, limit_bytes: u64) -> Option<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).ok()?;
-        let metadata = fs::symlink_metadata(&directory).ok()?;
-        // A directory that others may write to could feed us tables of their making.
-        let owned = std::os::unix::fs::MetadataExt::uid(&metadata) == nix::unistd::geteuid().as_raw();
-        let private = metadata.permissions().mode() & 0o022 == 0;
-        (metadata.is_dir() && owned && private).then_some(Self { directory, limit_bytes })
+        Some(Self { folder: PrivateFolder::open("tables")?, limit_bytes: LIMIT_BYTES })
     }
 
     /// The table stored under `key`, if it is there and intact.
     pub fn read(&self, key: &TableKey) -> Option<Table> {
-        let path = self.directory.join(&key.0);
-        let file = File::open(&path).ok()?;
+        let file = self.folder.open_file(&key.0)?;
         let table = codec::decode(&FileMap::map(&file).ok()?, key.0.as_bytes()).ok()?;
         // The modification time says when it was used last; see `evict`.
         let _best_effort = file.set_modified(SystemTime::now());
@@ -70,23 +48,13 @@ impl TableCache {
 
     /// Stores `table` under `key`, then evicts what is over the limit.
     pub fn write(&self, key: &TableKey, table: &Table) {
-        let temporary = self.directory.join(format!(".{}-{}", std::process::id(), key.0));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let written = options.open(&temporary).and_then(|mut file| {
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            file.write_all(&codec::encode(table, key.0.as_bytes()))?;
-            fs::rename(&temporary, self.directory.join(&key.0))
-        });
-        if written.is_err() {
-            let _best_effort = fs::remove_file(&temporary);
-        }
+        self.folder.write(&key.0, &codec::encode(table, key.0.as_bytes()));
         self.evict();
     }
 
     /// Removes the files used longest ago until the directory is below its limit.
     fn evict(&self) {
-        let Ok(entries) = fs::read_dir(&self.directory) else { return };
+        let Ok(entries) = fs::read_dir(self.folder.path()) else { return };
         let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
             .filter_map(|entry| {
                 let entry = entry.ok()?;
@@ -145,32 +113,21 @@ mod tests {
     /// What was written is read back; over the limit the oldest goes; a damaged file is absent.
     #[test]
     fn tables_survive_and_the_oldest_goes_first() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let place = tempfile::tempdir().expect("temporary folder");
         let table = Table::default();
         let size = codec::encode(&table, b"a").len() as u64;
-        let cache = TableCache::at(folder.path().join("tables"), 2 * size).expect("a cache");
+        let folder = PrivateFolder::at(place.path().join("tables")).expect("a folder");
+        let cache = TableCache { folder, limit_bytes: 2 * size };
         let keys = ["a", "b", "c"].map(|name| TableKey(name.to_owned()));
         for (key, age) in keys.iter().zip([300, 200, 100]) {
             cache.write(key, &table);
-            let file = File::open(cache.directory.join(&key.0)).expect("written");
+            let file = cache.folder.open_file(&key.0).expect("written");
             let used = SystemTime::now() - std::time::Duration::from_secs(age);
             file.set_modified(used).expect("own file");
         }
         assert_eq!(cache.read(&keys[0]), None);
         assert_eq!(cache.read(&keys[1]), Some(table));
-        fs::write(cache.directory.join("c"), b"damaged").expect("own file");
+        fs::write(cache.folder.path().join("c"), b"damaged").expect("own file");
         assert_eq!(cache.read(&keys[2]), None);
-        let mode = fs::metadata(cache.directory.join("b")).expect("still there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    /// A directory that others can write to is not used.
-    #[test]
-    fn a_shared_directory_is_refused() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let shared = folder.path().join("tables");
-        fs::create_dir(&shared).expect("own folder");
-        fs::set_permissions(&shared, Permissions::from_mode(0o777)).expect("own folder");
-        assert!(TableCache::at(shared, 1).is_none());
     }
 }

@@ -22,6 +22,7 @@ mod demangle;
 mod dwarf;
 mod elf;
 mod kernel;
+mod kernel_cache;
 mod mini_debug_info;
 mod perf_map;
 mod root;
