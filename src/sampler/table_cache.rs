@@ -38,7 +38,8 @@ pub struct TableKey(String);
 impl TableCache {
     /// The user's cache; `None` when it cannot be created or is not ours.
     pub fn open() -> Option<Self> {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variable =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let usual = || match nix::unistd::geteuid().is_root() {
             true => Some(PathBuf::from("/var/cache/txprof")),
             false => variable("XDG_CACHE_HOME")
