@@ -115,8 +115,12 @@ fn unwritable_output_is_told_first() {
     let Some(_turn) = turn() else { return };
     let pid = std::process::id().to_string();
     let record = ["record", "-p", &pid, "-d", "60s", "-o"];
-    for path in ["/no/such/folder/x.svg", "/proc/x.svg"] {
-        assert_refused(&[&record[..], &[path]].concat(), OUTPUT, &[path]);
+    for (path, why) in [
+        ("/no/such/folder/x.svg", "hint: mkdir -p /no/such/folder"),
+        ("/proc/x.svg", "folder `/proc` takes no new files"),
+        ("/tmp", "it is a folder\nhint: name a file in it: `-o /tmp/out.svg`"),
+    ] {
+        assert_refused(&[&record[..], &[path]].concat(), OUTPUT, &[path, why]);
     }
     assert_refused(&[&record[..], &["/tmp/x.unknown"]].concat(), USAGE, &["x.unknown", ".svg"]);
 }

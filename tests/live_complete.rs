@@ -2,23 +2,28 @@
 
 mod support;
 
-use support::{Target, record, turn};
+use std::time::Duration;
+
+use support::{Target, record, record_burning, turn};
 
 const COMPLETE: f64 = 0.995;
 
+/// Two seconds of each target's CPU time: the few samples before its tables are loaded, some at 999 Hz,
+/// are then well below 0.5 %, as they are in any recording of some seconds.
+const ENOUGH: Duration = Duration::from_secs(2);
+
 /// Records all of `names` at once; each process's stacks must be complete.
-fn assert_complete(names: &[&str], seconds: &str) {
+fn assert_complete(names: &[&str]) {
     let targets: Vec<Target> = names.iter().map(|name| Target::start(name, &[])).collect();
     let pids: Vec<String> = targets.iter().map(Target::pid).collect();
-    let mut options = vec!["-F", "999", "-d", seconds];
-    pids.iter().for_each(|pid| options.extend(["-p", pid]));
-    let shot = record(&options);
+    let options: Vec<&str> = pids.iter().flat_map(|pid| ["-p", pid]).collect();
+    let shot = record_burning(&targets.iter().collect::<Vec<_>>(), ENOUGH, &options);
     let mut wrong = Vec::new();
     for name in names {
         let folded = shot.folded.of_process(name);
         let share = folded.complete_share();
         println!("{name:16} {:7.3} % of {} complete", share * 100.0, folded.total());
-        if share < COMPLETE || folded.total() < 500 {
+        if share < COMPLETE || folded.total() < 1000 {
             let reasons = folded.reasons();
             wrong.push(format!("{name}: {:.2} % of {} {reasons:?}", share * 100.0, folded.total()));
         }
@@ -30,38 +35,35 @@ fn assert_complete(names: &[&str], seconds: &str) {
 #[test]
 fn stacks_reach_the_start_however_built() {
     let Some(_turn) = turn() else { return };
-    assert_complete(
-        &[
-            "split-o2",
-            "split-o0",
-            "split-fp",
-            "split-nopie",
-            "split-static",
-            "split-statpie",
-            "split-lto",
-            "split-clang",
-            "split-lld",
-            "split-noehhdr",
-            "split-stripped",
-            "split-cxx",
-            "split-rust",
-        ],
-        "10",
-    );
+    assert_complete(&[
+        "split-o2",
+        "split-o0",
+        "split-fp",
+        "split-nopie",
+        "split-static",
+        "split-statpie",
+        "split-lto",
+        "split-clang",
+        "split-lld",
+        "split-noehhdr",
+        "split-stripped",
+        "split-cxx",
+        "split-rust",
+    ]);
 }
 
 /// musl's own start code has no unwind rows on Debian; the walk must still know where the stack ends.
 #[test]
 fn stacks_reach_the_start_under_musl() {
     let Some(_turn) = turn() else { return };
-    assert_complete(&["split-musl", "split-muslstat"], "4");
+    assert_complete(&["split-musl", "split-muslstat"]);
 }
 
 /// Signal frames on an alternate stack, generated code, the vDSO, the kernel, threads, odd frames.
 #[test]
 fn stacks_reach_the_start_through_odd_frames() {
     let Some(_turn) = turn() else { return };
-    assert_complete(&["signals", "jit", "vdso", "syscalls", "threads", "frames"], "6");
+    assert_complete(&["signals", "jit", "vdso", "syscalls", "threads", "frames"]);
 }
 
 /// A handler on an alternate stack shows what it interrupted, through the signal frame.
@@ -69,7 +71,7 @@ fn stacks_reach_the_start_through_odd_frames() {
 fn signal_handler_shows_what_it_interrupted() {
     let Some(_turn) = turn() else { return };
     let target = Target::start("signals", &[]);
-    let shot = record(&["-p", &target.pid(), "-F", "999", "-d", "3"]);
+    let shot = record_burning(&[&target], ENOUGH, &["-p", &target.pid()]);
     let handler = shot.folded.filtered(|line| line.has("handler_leaf"));
     let whole =
         handler.share(|line| line.reads(&["main", "work", "interrupted", "on_signal", "handler_leaf"]));
@@ -81,7 +83,7 @@ fn signal_handler_shows_what_it_interrupted() {
 fn vdso_time_belongs_to_its_caller() {
     let Some(_turn) = turn() else { return };
     let target = Target::start("vdso", &[]);
-    let shot = record(&["-p", &target.pid(), "-F", "999", "-d", "2"]);
+    let shot = record_burning(&[&target], ENOUGH, &["-p", &target.pid()]);
     let share = shot.folded.share(|line| line.reads(&["main", "ask_the_time"]));
     assert!(share >= COMPLETE, "{share}\n{}", shot.folded.heaviest(5));
 }
@@ -91,12 +93,11 @@ fn vdso_time_belongs_to_its_caller() {
 fn kernel_frames_are_marked_and_can_be_left_out() {
     let Some(_turn) = turn() else { return };
     let target = Target::start("syscalls", &[]);
-    let shot = record(&["-p", &target.pid(), "-F", "999", "-d", "2"]);
+    let shot = record_burning(&[&target], ENOUGH, &["-p", &target.pid()]);
     let kernel = shot.folded.filtered(|line| line.has("read_zeros"));
     let marked = kernel.share(|line| line.has("_[k]"));
     assert!(marked > 0.8, "{marked}\n{}", shot.folded.heaviest(5));
-    let bare = record(&["-p", &target.pid(), "-F", "999", "-d", "2", "--no-kernel"]);
-    assert!(bare.folded.total() > 1000);
+    let bare = record_burning(&[&target], ENOUGH, &["-p", &target.pid(), "--no-kernel"]);
     assert_eq!(bare.folded.share(|line| line.has("_[k]")), 0.0);
 }
 
@@ -120,7 +121,7 @@ fn too_deep_stacks_are_marked_truncated() {
 fn thousand_frames_are_complete() {
     let Some(_turn) = turn() else { return };
     let target = Target::start("deep", &["1000"]);
-    let shot = record(&["-p", &target.pid(), "-F", "199", "-d", "2"]);
+    let shot = record_burning(&[&target], ENOUGH, &["-p", &target.pid()]);
     let share = shot.folded.complete_share();
     assert!(share >= COMPLETE, "{share} {:?}", shot.folded.reasons());
 }

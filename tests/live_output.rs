@@ -5,7 +5,7 @@ mod support;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::process::{Command, Stdio};
-use support::{Folded, Target, record, record_json, scratch, turn, txprof};
+use support::{Folded, History, Target, command, record, record_json, scratch, turn, txprof, weight_ns};
 
 /// The end line tells the file, the samples and the own cost.
 #[test]
@@ -54,12 +54,11 @@ fn default_output_is_named_after_the_target() {
     let Some(_turn) = turn() else { return };
     let directory = scratch();
     let target = Target::start("split-o2", &[]);
-    let status = Command::new(env!("CARGO_BIN_EXE_txprof"))
-        .args(["record", "-p", &target.pid(), "-d", "1"])
+    let status = command(&["record", "-p", &target.pid(), "-d", "1"])
         .current_dir(directory.path())
         .stderr(Stdio::null())
         .status()
-        .expect("txprof runs");
+        .expect("coreutils' timeout runs");
     assert!(status.success());
     let names: Vec<String> = std::fs::read_dir(directory.path())
         .expect("scratch directories are readable")
@@ -120,19 +119,21 @@ fn interrupt_still_writes() {
     let directory = scratch();
     let path = directory.path().join("early.folded");
     let target = Target::start("split-o2", &[]);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_txprof"))
-        .args(["record", "-p", &target.pid(), "-d", "60", "-F", "499", "-o"])
-        .arg(&path)
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("txprof runs");
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    let text = path.to_str().expect("scratch paths are plain");
+    let options = ["record", "-p", &target.pid(), "-d", "60", "-F", "499", "-o", text];
+    let mut child = command(&options).stderr(Stdio::null()).spawn().expect("coreutils' timeout runs");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let before = target.account();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let burnt_ns = target.since(&before)[..3].iter().sum::<u64>();
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("txprof lives");
     let began = std::time::Instant::now();
     let status = child.wait().expect("txprof was started here");
     assert!(status.success() && began.elapsed().as_secs() < 5, "{status} after {:?}", began.elapsed());
     let folded = Folded::parse(&std::fs::read_to_string(&path).expect("the file was written"));
-    assert!(folded.total() > 400, "{}", folded.total());
+    // Two of the four seconds are surely after the start of sampling.
+    let least = burnt_ns as f64 / 1e9 * 499.0 * 0.9;
+    assert!(folded.total() as f64 > least, "{} samples, not {least}", folded.total());
 }
 
 /// A target that ends during the recording ends it; what was caught is written.
@@ -140,27 +141,30 @@ fn interrupt_still_writes() {
 fn target_that_dies_leaves_its_samples() {
     let Some(_turn) = turn() else { return };
     let mut command = Command::new(support::built("split-o2"));
-    command.env("ORACLE_SECONDS", "2");
+    command.env("ORACLE_SECONDS", "4");
     let target = Target::start_burning(command);
+    let before = target.account();
     let began = std::time::Instant::now();
     let shot = record(&["-p", &target.pid(), "-d", "30", "-F", "499"]);
     assert!(began.elapsed().as_secs() < 15);
-    assert!(shot.folded.total() > 200, "{}", shot.folded.total());
+    // Of what it burnt until it died, only the part before the first tick is not seen.
+    let least = target.since(&before)[..3].iter().sum::<u64>() as f64 / 1e9 * 499.0 * 0.5;
+    assert!(shot.folded.total() as f64 > least, "{} samples, not {least}", shot.folded.total());
 }
 
-/// `--max-overhead` lowers the rate when the cost is above it, keeps the weights true and says so.
+/// `--max-overhead` lowers the rate when the cost is above it, keeps the weights true and says so. Some 200
+/// samples a second remain; on a machine shared by half that makes a scatter of 2 %, of which 10 % is 4.5 times.
 #[test]
 fn max_overhead_lowers_the_rate_and_keeps_the_weight() {
     let Some(_turn) = turn() else { return };
     let target = Target::start("split-o2", &[]);
+    let history = History::of(&target);
     let profile = record_json(&["-p", &target.pid(), "-d", "10", "-F", "9999", "--max-overhead", "0.5"]);
     let recording = &profile["recording"];
     let changes = recording["rate_changes"].as_array().expect("rate_changes");
     assert!(!changes.is_empty(), "{recording}");
-    let samples = profile["samples"].as_array().expect("samples");
-    let weight_ns: f64 = samples.iter().filter_map(|sample| sample["weight_ns"].as_f64()).sum();
-    let elapsed_ns = recording["elapsed_ns"].as_f64().expect("elapsed_ns");
-    assert!((0.85..=1.03).contains(&(weight_ns / elapsed_ns)), "{weight_ns} of {elapsed_ns}\n{recording}");
+    let (seen, burnt) = (weight_ns(&profile), history.burnt_ns(&profile));
+    assert!((seen / burnt - 1.0).abs() < 0.1, "{seen} of {burnt}\n{recording}");
 }
 
 /// `doctor` works, speaks JSON, and finds this machine fit, as the other tests prove.

@@ -204,7 +204,8 @@ impl Recorder {
         let Some(governor) = governor else { return Ok(()) };
         let spent = Spent { time_ns: now_ns, cost_ns: own_cpu_ns() + counters.run_ns };
         if let Some(period_ns) = governor.decide(spent) {
-            self.sampler.set_period_ns(period_ns)?;
+            // Not `now_ns`: samples since then were still taken at the old rate.
+            self.sampler.set_period_ns(period_ns, monotonic_ns())?;
             let at_ns = now_ns.saturating_sub(self.began.time_ns);
             self.rate_changes.push(RateChange { at_ns, period_ns });
         }

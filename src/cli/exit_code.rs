@@ -32,6 +32,9 @@ Exit codes:
   4  no such target, or one that cannot be profiled
   5  recorded, but not a single sample was taken
 
+Unwind tables are kept in $TXPROF_CACHE_DIR; without it in /var/cache/txprof for root,
+in ~/.cache/txprof for others.
+
 Data goes to standard output, words to standard error.";
 
 impl ExitCode {

@@ -108,9 +108,9 @@ impl BpfSampler {
         &self.clock
     }
 
-    /// Changes the sampling period.
-    pub fn set_period_ns(&mut self, period_ns: u64) -> Result<()> {
-        self.clock.set_period_ns(period_ns)
+    /// Changes the sampling period at `now_ns`, `CLOCK_MONOTONIC`, by which samples are weighed.
+    pub fn set_period_ns(&mut self, period_ns: u64, now_ns: u64) -> Result<()> {
+        self.clock.set_period_ns(period_ns, now_ns)
     }
 
     /// Makes `pid` a target whose mappings are those of `slice`, or not known yet.
@@ -151,7 +151,8 @@ impl BpfSampler {
         self.bpf.take_records(|bytes| {
             let (time_ns, event) = match Record::parse(bytes) {
                 Ok(Record::Sample(sample)) => {
-                    (sample.time_ns, Event::Sample(sample, clock.to_ns(sample.period)))
+                    let weight_ns = clock.weight_ns(sample.period, sample.time_ns);
+                    (sample.time_ns, Event::Sample(sample, weight_ns))
                 }
                 Ok(Record::Process { time_ns, pid, change, comm }) => {
                     (time_ns, Event::Process { time_ns, pid, change, comm })

@@ -25,6 +25,8 @@ pub struct Clock {
     pub cpus: Vec<u32>,
     period: u64,
     unit_per_second: u64,
+    /// When the period was changed last, `CLOCK_MONOTONIC`, and what it was before.
+    changed: Option<(u64, u64)>,
 }
 
 impl Clock {
@@ -52,7 +54,7 @@ impl Clock {
         let period = (unit_per_second / u64::from(frequency_hz.max(1))).max(1);
         let cpus = online_cpus()?;
         let events = cpus.iter().map(|cpu| PerfEvent::open(source, *cpu, period)).collect::<Result<_>>()?;
-        Ok(Self { events, source, cpus, period, unit_per_second })
+        Ok(Self { events, source, cpus, period, unit_per_second, changed: None })
     }
 
     /// Starts all clocks.
@@ -65,8 +67,10 @@ impl Clock {
         self.events.iter().try_for_each(PerfEvent::disable)
     }
 
-    /// Changes the period of all clocks, in nanoseconds of a running CPU.
-    pub fn set_period_ns(&mut self, period_ns: u64) -> Result<()> {
+    /// Changes the period of all clocks, in nanoseconds of a running CPU, at `now_ns`. Samples
+    /// taken before the last such change must have been weighed by then.
+    pub fn set_period_ns(&mut self, period_ns: u64, now_ns: u64) -> Result<()> {
+        self.changed = Some((now_ns, self.period));
         let period = u128::from(period_ns) * u128::from(self.unit_per_second) / 1_000_000_000;
         self.period = u64::try_from(period).unwrap_or(u64::MAX).max(1);
         self.events.iter().try_for_each(|event| event.set_period(self.period))
@@ -77,15 +81,21 @@ impl Clock {
         self.to_ns(self.period)
     }
 
-    /// A sample's period in nanoseconds.
-    pub fn to_ns(&self, period: u64) -> u64 {
-        match self.source {
-            EventSource::CpuClock => period,
-            EventSource::Cycles => {
-                let ns = u128::from(period) * 1_000_000_000 / u128::from(self.unit_per_second.max(1));
-                u64::try_from(ns).unwrap_or(u64::MAX)
-            }
+    /// What a sample taken at `time_ns` that tells `period` stands for, in nanoseconds.
+    ///
+    /// The timer's samples tell the period it began with, whatever was set since (`last_period` in
+    /// `perf_swevent_hrtimer`, `kernel/events/core.c`, Linux 6.18): for them the one in force at `time_ns` counts.
+    pub fn weight_ns(&self, period: u64, time_ns: u64) -> u64 {
+        match (self.source, self.changed) {
+            (EventSource::Cycles, _) => self.to_ns(period),
+            (EventSource::CpuClock, Some((changed_ns, before))) if time_ns < changed_ns => before,
+            (EventSource::CpuClock, _) => self.period,
         }
+    }
+
+    fn to_ns(&self, period: u64) -> u64 {
+        let ns = u128::from(period) * 1_000_000_000 / u128::from(self.unit_per_second.max(1));
+        u64::try_from(ns).unwrap_or(u64::MAX)
     }
 
     /// The highest CPU number plus one.
@@ -103,4 +113,26 @@ fn cycles_per_second() -> u64 {
         (name.trim() == "cpu MHz").then(|| value.trim().parse::<f64>().ok())?
     });
     (megahertz.filter(|mhz| (100.0..20_000.0).contains(mhz)).unwrap_or(2500.0) * 1e6) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The timer's samples weigh the period in force when they were taken; a counter's weigh what they tell.
+    #[test]
+    fn sample_weighs_the_period_in_force() {
+        let clock = |source, unit_per_second| Clock {
+            events: Vec::new(),
+            source,
+            cpus: Vec::new(),
+            period: 4_000_000,
+            unit_per_second,
+            changed: Some((50, 1_000_000)),
+        };
+        let timer = clock(EventSource::CpuClock, 1_000_000_000);
+        assert_eq!(timer.weight_ns(1_000_000, 49), 1_000_000);
+        assert_eq!(timer.weight_ns(1_000_000, 50), 4_000_000);
+        assert_eq!(clock(EventSource::Cycles, 2_000_000_000).weight_ns(3_000_000, 60), 1_500_000);
+    }
 }

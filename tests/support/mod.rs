@@ -11,13 +11,15 @@
 
 mod build;
 mod folded;
+mod history;
 mod run;
 mod target;
 
 pub use build::{PROGRAMS, Program, built, built_library, program};
 pub use folded::{Folded, Line};
-pub use run::{Run, Shot, record, record_json, scratch, txprof};
-pub use target::{Account, Target, wait_for};
+pub use history::{History, weight_ns};
+pub use run::{Run, Shot, command, record, record_burning, record_json, scratch, txprof};
+pub use target::{Account, Target, read_account, wait_for};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

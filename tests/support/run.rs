@@ -1,8 +1,15 @@
 //! Running `txprof` and reading what it wrote.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::Folded;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Account, Folded, Target};
+
+/// The slots of an account that hold times in all programs; the others count.
+const TIMES: usize = 4;
 
 /// A finished run of `txprof`.
 #[derive(Debug)]
@@ -32,19 +39,66 @@ pub fn scratch() -> tempfile::TempDir {
     directory
 }
 
+/// `txprof`, with a cache of its own below the target directory, and killed after 150 s.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new("timeout");
+    command
+        .args(["--foreground", "-k", "5", "150", env!("CARGO_BIN_EXE_txprof")])
+        .args(arguments)
+        .env("TXPROF_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
 /// Runs `txprof` to its end.
 pub fn txprof(arguments: &[&str]) -> Run {
-    let output = Command::new("timeout")
-        .args(["-k", "5", "150", env!("CARGO_BIN_EXE_txprof")])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .expect("coreutils' timeout runs");
+    finished(command(arguments).spawn().expect("coreutils' timeout runs"))
+}
+
+fn finished(child: Child) -> Run {
+    let output = child.wait_with_output().expect("the child was started here");
     Run {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Records with `arguments` at 999 Hz until each target has burnt `cpu` more by its own account: a number of
+/// samples that does not depend on what else the machine does. Panics when that takes more than two minutes
+/// or when the samples are far fewer than the targets' CPU time makes.
+pub fn record_burning(targets: &[&Target], cpu: Duration, arguments: &[&str]) -> Shot {
+    let directory = scratch();
+    let output = directory.path().join("out.folded");
+    let output = output.to_str().expect("scratch paths are plain");
+    let mut all = vec!["record", "-F", "999", "-o", output];
+    all.extend_from_slice(arguments);
+    let before: Vec<Account> = targets.iter().map(|target| target.account()).collect();
+    let burnt = |target: &Target, before| Duration::from_nanos(target.since(before)[..TIMES].iter().sum());
+    let mut child = command(&all).spawn().expect("coreutils' timeout runs");
+    let began = Instant::now();
+    while child.try_wait().expect("the child was started here").is_none()
+        && began.elapsed() < Duration::from_secs(120)
+        && targets.iter().zip(&before).any(|(target, before)| burnt(target, before) < cpu)
+    {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(120),
+        "the machine is too busy: {cpu:?} took {:?}",
+        began.elapsed()
+    );
+    let _ended_already = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT);
+    let run = finished(child);
+    assert_eq!(run.code, 0, "txprof {all:?}:\n{}", run.stderr);
+    let text = std::fs::read_to_string(output).expect("the file was written");
+    let shot = Shot { folded: Folded::parse(&text), stderr: run.stderr };
+    // Some of that time was before the clocks ticked.
+    let least = (cpu.as_secs_f64() * 999.0 * 0.6) as u64 * targets.len() as u64;
+    assert!(shot.folded.total() >= least, "{} samples, not {least}\n{}", shot.folded.total(), shot.stderr);
+    shot
 }
 
 /// Records with `arguments` (before any `--`) into folded stacks; panics unless that succeeds.

@@ -1,11 +1,12 @@
-//! Processes to be profiled: started in a group of their own, killed with their guard.
+//! Processes to be profiled: started in a group of their own, and gone with their guard or,
+//! when the tests are interrupted or killed, with the tests: a shell waits for the end of either.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::{built, scratch};
@@ -13,10 +14,25 @@ use super::{built, scratch};
 /// Nanoseconds by slot, as `tests/programs/oracle.h` says.
 pub type Account = [u64; 16];
 
-/// A running process; dropping it kills its whole group.
+/// Waits until the test lets go of its standard input, for whatever reason. Then it ends the group
+/// $1, which gets SIGINT and 5 s for it when $2 is `gently`, and removes the files $3….
+const UNDERTAKER: &str = r#"
+read -r _
+runs() { grep -q '^State:[[:space:]]*[RSDTt]' "/proc/$group/status" 2>/dev/null; }
+group=$1 how=$2
+shift 2
+if [ "$how" = gently ] && kill -INT "$group"; then
+  for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do runs && sleep 0.25; done
+fi
+kill -KILL -- "-$group" 2>/dev/null
+rm -rf -- "$@"
+"#;
+
+/// A running process; dropping it ends its whole group.
 #[derive(Debug)]
 pub struct Target {
     child: Child,
+    undertaker: Child,
     account: PathBuf,
     /// Where the account and other files of this target live until it is dropped.
     pub directory: tempfile::TempDir,
@@ -38,13 +54,32 @@ impl Target {
     }
 
     /// Starts any command, without waiting.
-    pub fn start_command(mut command: Command) -> Self {
+    pub fn start_command(command: Command) -> Self {
+        Self::start_guarded(command, "at-once")
+    }
+
+    /// Starts a server that leaves things behind unless it is asked to end.
+    pub fn start_server(command: Command) -> Self {
+        Self::start_guarded(command, "gently")
+    }
+
+    fn start_guarded(mut command: Command, ending: &str) -> Self {
         let directory = scratch();
         let account = directory.path().join("account");
         std::fs::write(&account, [0; 128]).expect("scratch directories are writable");
         command.env("ORACLE", &account).process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Self { child, account, directory }
+        let undertaker = Command::new("sh")
+            .args(["-c", UNDERTAKER, "undertaker", &child.id().to_string(), ending])
+            .arg(directory.path())
+            .arg(format!("/tmp/perf-{}.map", child.id()))
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh runs");
+        Self { child, undertaker, account, directory }
     }
 
     /// The process that was started (its children may be what is profiled).
@@ -61,12 +96,13 @@ impl Target {
 
     /// The CPU time that the target has counted so far.
     pub fn account(&self) -> Account {
-        let bytes = std::fs::read(&self.account).expect("the account stays until the target is dropped");
-        let mut account = Account::default();
-        for (slot, bytes) in account.iter_mut().zip(bytes.chunks_exact(8)) {
-            *slot = u64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
-        }
-        account
+        read_account(&self.account)
+    }
+
+    /// What reads [`Self::account`], for another thread.
+    pub fn reader(&self) -> impl Fn() -> Account + Send + 'static {
+        let path = self.account.clone();
+        move || read_account(&path)
     }
 
     /// What the target counted since `before`.
@@ -85,10 +121,20 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+        // Waiting for a child closes the pipe to it first.
+        let _ = self.undertaker.wait();
         let _ = self.child.wait();
-        let _ = std::fs::remove_file(Path::new("/tmp").join(format!("perf-{}.map", self.child.id())));
     }
+}
+
+/// The account kept in the file at `path`.
+pub fn read_account(path: &Path) -> Account {
+    let bytes = std::fs::read(path).expect("the account stays until the target is dropped");
+    let mut account = Account::default();
+    for (slot, bytes) in account.iter_mut().zip(bytes.chunks_exact(8)) {
+        *slot = u64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
+    }
+    account
 }
 
 /// Waits up to 20 s for `condition`; panics naming `what` when it does not come.
