@@ -374,6 +374,22 @@ fn vdso_functions_are_named() {
     assert_eq!(frames[0][0].module.as_deref(), Some("[vdso]"));
 }
 
+/// In a stripped program all addresses of a function have one name, the function's start as the
+/// unstripped program's symbol table states it.
+#[test]
+fn nameless_functions_are_named_by_their_start() {
+    let Some(directory) = build("", "cp program whole\nstrip --strip-all program") else { return };
+    let path = directory.path();
+    let data = std::fs::read(path.join("whole")).expect("read");
+    let file = object::File::parse(&*data).expect("ELF");
+    let main = file.symbols().find(|symbol| symbol.name() == Ok("main")).expect("it has a main");
+    let addresses: Vec<Svma> = (0..main.size()).map(|at| Svma(main.address() + at)).collect();
+    let expected = format!("program+{:#x}", main.address());
+    for frames in resolve(&path.join("program"), path, &addresses) {
+        assert_eq!(*frames[0].function, *expected);
+    }
+}
+
 /// What is no ELF file, or no file at all, still gives one frame per address.
 #[test]
 fn anything_else_is_module_and_offset() {

@@ -240,3 +240,43 @@ fn vdso_image() -> Result<Source> {
     memory.read_exact_at(&mut image, mapping.start.0).context(intent)?;
     Ok(Source::Image(image.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Avma;
+
+    fn mapping(start: u64, len: u64, offset: u64) -> Mapping {
+        Mapping { start: Avma(start), end: Avma(start + len), offset, kind: MappingKind::Anonymous }
+    }
+
+    /// The bias follows from the segment that the mapping shows, not from the first one; a mapping of none has none.
+    #[test]
+    fn bias_comes_from_the_mapped_segment() {
+        let mut modules = Modules::default();
+        let id = modules.push("a".to_owned());
+        let segment = |offset, svma| Segment { offset, svma: Svma(svma), len_bytes: 0x800 };
+        modules.get_mut(id).segments = vec![segment(0x1040, 0x2040), segment(0x5000, 0x9000)];
+        let module = modules.get(id);
+        assert_eq!(module.bias(&mapping(0x70_1000, 0x1000, 0x1000)), Some(0x70_0000 - 0x1000));
+        assert_eq!(module.bias(&mapping(0x80_5000, 0x1000, 0x5000)), Some(0x80_5000 - 0x9000));
+        assert_eq!(module.bias(&mapping(0x80_5000, 0x1000, 0x3000)), None);
+    }
+
+    /// Our own executable has a code segment that holds this very function.
+    #[test]
+    fn own_segments_hold_own_code() {
+        let file = File::open("/proc/self/exe").expect("we run");
+        let segments = read_segments(&Source::File(Arc::new(file))).expect("we are an ELF file");
+        assert!(segments.iter().all(|segment| segment.len_bytes > 0) && !segments.is_empty());
+    }
+
+    proptest::proptest! {
+        /// Any bytes, with and without an ELF magic in front, are segments or a refusal.
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300), is_elf: bool) {
+            let magic: &[u8] = if is_elf { b"\x7fELF\x02\x01\x01" } else { b"" };
+            let _segments_or_refusal = parse_segments(&[magic, &bytes].concat());
+        }
+    }
+}

@@ -21,7 +21,7 @@ pub enum FrameKind {
 pub struct Frame {
     /// What kind of code it runs.
     pub kind: FrameKind,
-    /// Demangled function name; `module+0x1234` (offset in the file's stated
+    /// Demangled function name; `module+0x1234` (the function's start, else the address itself, in the file's stated
     /// addresses) where no symbol covers the address. Never empty.
     pub function: Box<str>,
     /// Base name of the binary, `[kernel]`, a kernel module's name, `[vdso]`; `None` for markers.

@@ -10,6 +10,7 @@ use super::elf::{Elf, Matches, Symbol};
 use super::mini_debug_info;
 use crate::model::{Frame, FrameKind, Svma};
 use crate::sys::file_map::FileMap;
+use crate::unwind::FdeIndex;
 
 /// What to look for and how much it may cost.
 #[derive(Clone, Debug)]
@@ -77,7 +78,7 @@ impl Symbolizer {
 
     /// The frames of each of `addresses`, which must ascend: leaf first, inlined
     /// calls before the function that holds them. Never empty: without any symbol
-    /// it is one frame `module+0xoffset`.
+    /// it is one frame `module+0xoffset`, of the function's start where unwind information tells it.
     pub fn resolve_module(&mut self, module: &ModuleFile, addresses: &[Svma]) -> Vec<Vec<Frame>> {
         let name = base_name(&module.display);
         let Ok(map) = FileMap::map(&module.file) else {
@@ -125,15 +126,14 @@ impl Symbolizer {
             }
             None => None,
         };
-        let answers = answers.unwrap_or_else(|| {
+        let mut answers = answers.unwrap_or_else(|| {
             let mut names = Demangler::default();
             let by_symbol = |(address, symbol): (&Svma, &Option<Symbol<'_>>)| {
                 combine(&mut names, name, *address, *symbol, &[])
             };
             addresses.iter().zip(&symbols).map(by_symbol).collect()
         });
-        let unnamed = answers.iter().filter(|frames| frames.iter().any(|frame| is_unnamed(name, frame)));
-        self.stats.unnamed_addresses += unnamed.count() as u64;
+        self.stats.unnamed_addresses += name_by_start(name, bytes, addresses, &mut answers);
         answers
     }
 
@@ -226,6 +226,22 @@ fn combine(
 /// in the source: `main.cold`, `parse.constprop.0`.
 fn is_clone(symbol: Option<&[u8]>, written: &[u8]) -> bool {
     symbol.and_then(|symbol| symbol.strip_prefix(written)).is_some_and(|rest| rest.starts_with(b"."))
+}
+
+/// Where no symbol covers an address, the unwind information still tells where its function
+/// begins: calls of one function then have one name. Returns how many addresses have no symbol.
+fn name_by_start(module: &str, bytes: &[u8], addresses: &[Svma], answers: &mut [Vec<Frame>]) -> u64 {
+    let mut index = None;
+    let mut count = 0;
+    for (address, frames) in addresses.iter().zip(answers) {
+        let Some(frame) = frames.iter_mut().find(|frame| is_unnamed(module, frame)) else { continue };
+        count += 1;
+        let index = index.get_or_insert_with(|| FdeIndex::parse(bytes).ok());
+        if let Some(range) = index.as_ref().and_then(|index| index.function_range(bytes, address.0)) {
+            frame.function = unnamed_function(module, Svma(range.start)).into();
+        }
+    }
+    count
 }
 
 fn unnamed_function(module: &str, address: Svma) -> String {
