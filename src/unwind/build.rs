@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::cfi::run_fde;
+use super::code_flow::Piece;
 use super::frames::{Cies, Format, FrameSection};
 use super::index::FdeIndex;
 use super::rule::Rule;
 use super::state::{State, Unsupported};
-use super::stubs;
 use super::table::{PAGE_SHIFT, Table, TableWriter};
 
 /// Functions begin at multiples of this, and the bytes up to there are padding.
@@ -98,28 +98,37 @@ impl<'a> Builder<'a> {
         end
     }
 
-    /// Code without CFI: no rules but those for stubs known by their bytes.
+    /// Code without CFI: rules for what its bytes show.
     fn fill_gap(&mut self, gap: Range<u64>) {
         let wanted = gap.start.max(self.svma.start)..gap.end.min(self.svma.end);
         if wanted.is_empty() {
             return;
         }
         self.writer.set(wanted.start, Ok(Rule::NONE));
-        let margin = stubs::MAX_STUB_BYTES;
-        let nearby = wanted.start.saturating_sub(margin)..wanted.end.saturating_add(margin);
-        let nearby = nearby.start.max(gap.start)..nearby.end.min(gap.end);
-        let (index, writer) = (self.index, &mut self.writer);
-        for (svma, code) in index.image.code(self.elf, nearby) {
-            stubs::find(code, svma, index.image.entry, |from, to, rule| {
-                if to > wanted.start && from < wanted.end {
-                    writer.set(from.max(wanted.start), Ok(rule));
-                    if to < wanted.end {
-                        writer.set(to, Ok(Rule::NONE));
-                    }
-                    writer.stats().recognised_stubs += 1;
-                }
-            });
+        let index = self.index;
+        // Page by page, so that a page has the same rows whatever it is built with.
+        let mut start = wanted.start;
+        while start < wanted.end {
+            let end = wanted.end.min(((start >> PAGE_SHIFT) + 1) << PAGE_SHIFT);
+            for piece in index.uncovered_pieces(self.elf, &gap, start..end) {
+                self.write_piece(&piece, &(start..end));
+            }
+            start = end;
         }
+    }
+
+    fn write_piece(&mut self, piece: &Piece, within: &Range<u64>) {
+        let (from, to) = (piece.svma.start.max(within.start), piece.svma.end.min(within.end));
+        if from >= to {
+            return;
+        }
+        self.writer.set(from, Ok(piece.rule));
+        if to < self.svma.end {
+            self.writer.set(to, Ok(Rule::NONE));
+        }
+        let stats = self.writer.stats();
+        stats.recognised_stubs += u32::from(piece.stub);
+        stats.detected_functions += u32::from(piece.begins && from == piece.svma.start);
     }
 }
 

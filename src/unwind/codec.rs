@@ -11,7 +11,7 @@
 //! 24  4  page_count  at most 65,536
 //! 28  4  row_count
 //! 32 56  stats       fdes, bad_fdes, rbp_lost_rows, rbx_lost_rows, recognised_stubs,
-//!                    one reserved, then the eight reasons of `Unsupported::ALL`
+//!                    detected_functions, then the eight reasons of `Unsupported::ALL`
 //! 88  8  checksum    over the key, the header before this field, and all behind it
 //! 96     rules       8 bytes each: `struct rule`
 //!        pages       4 bytes each: the page's number of rows, at least 1
@@ -40,7 +40,7 @@ use super::table::{Page, Stats, Table};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"txunwind");
 /// See the essay above for when to raise it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Size of the header.
 pub const HEADER_BYTES: usize = 96;
 const CHECKSUM_AT: usize = 88;
@@ -70,7 +70,7 @@ pub fn encode(table: &Table, key: &[u8]) -> Vec<u8> {
     bytes.extend((table.rows.len() as u32).to_le_bytes());
     let stats = &table.stats;
     let counts =
-        [stats.fdes, stats.bad_fdes, stats.rbp_lost_rows, stats.rbx_lost_rows, stats.recognised_stubs, 0];
+        [stats.fdes, stats.bad_fdes, stats.rbp_lost_rows, stats.rbx_lost_rows, stats.recognised_stubs, stats.detected_functions];
     bytes.extend(counts.iter().chain(&stats.unsupported_rows).flat_map(|count| count.to_le_bytes()));
     bytes.extend([0; HEADER_BYTES - CHECKSUM_AT]);
     bytes.extend(table.rules.iter().flat_map(|rule| rule.to_bits().to_le_bytes()));
@@ -123,9 +123,9 @@ fn read_stats(fields: &mut super::reader::Reader<'_>) -> Stats {
         rbp_lost_rows: next(),
         rbx_lost_rows: next(),
         recognised_stubs: next(),
+        detected_functions: next(),
         ..Stats::default()
     };
-    next();
     stats.unsupported_rows.iter_mut().for_each(|count| *count = next());
     stats
 }

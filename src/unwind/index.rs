@@ -14,6 +14,7 @@ use std::ops::Range;
 use crate::Result;
 
 use super::build::Builder;
+use super::code_flow::{self, Piece};
 use super::frames::{Cie, Cies, Fde, Format, FrameSection};
 use super::image::Image;
 use super::table::{PAGE_SHIFT, Table};
@@ -23,6 +24,9 @@ use super::table::{PAGE_SHIFT, Table};
 const MAX_PAGES: u64 = 1 << 16;
 /// Most FDEs of a file, 12 bytes of memory each. Chrome has 0.7 million; code of further ones has no rows.
 const MAX_FDES: usize = 4 << 20;
+/// Code looked at on either side of a page when its rows come from machine code: functions that
+/// reach further into their neighbours' pages lose rows. V8's largest has 20 KiB.
+const FLOW_MARGIN_BYTES: u64 = 32 << 10;
 
 /// The functions of one file that have unwind instructions.
 ///
@@ -90,6 +94,17 @@ impl FdeIndex {
         ranges
     }
 
+    /// The range of the function whose FDE covers the stated address `svma`; `None` where none does,
+    /// also for code that was given rows without an FDE: see [`FdeIndex::detected_functions`].
+    /// A binary search and the parsing of one FDE. `elf` as for [`FdeIndex::build_pages`].
+    pub fn function_range(&self, elf: &[u8], svma: u64) -> Option<Range<u64>> {
+        let behind = self.functions.partition_point(|function| self.svma_of(function) <= svma);
+        let function = self.functions.get(behind.checked_sub(1)?)?;
+        let next = self.functions.get(behind).map_or(u64::MAX, |next| self.svma_of(next));
+        let range = self.svma_of(function)..self.end_of(elf, function, &mut Cies::default())?.min(next);
+        range.contains(&svma).then_some(range)
+    }
+
     /// Builds the rows of `pages`, as far as they lie in [`FdeIndex::page_range`]. `elf` must be the
     /// bytes given to [`FdeIndex::parse`]; with others the rows are wrong, but the call is as safe.
     pub fn build_pages(&self, elf: &[u8], pages: Range<u64>) -> Table {
@@ -99,6 +114,24 @@ impl FdeIndex {
             return Table { first_page: start, ..Table::default() };
         }
         Builder::new(self, elf, start..end).build()
+    }
+}
+
+impl FdeIndex {
+    /// Where the FDE of `function` ends.
+    fn end_of(&self, elf: &[u8], function: &Function, cies: &mut Cies) -> Option<u64> {
+        let part = if function.from_debug_frame { &self.image.debug_frame } else { &self.image.eh_frame };
+        let section = part.as_ref()?.section(elf);
+        Some(self.fde(function, &section, cies)?.1.end)
+    }
+
+    /// What following the code of `gap`, which no FDE covers, shows about `wanted`, a part of it in
+    /// one page. Pieces begin before `wanted` and end behind it where functions do.
+    pub(super) fn uncovered_pieces(&self, elf: &[u8], gap: &Range<u64>, wanted: Range<u64>) -> Vec<Piece> {
+        let start = wanted.start.saturating_sub(FLOW_MARGIN_BYTES).max(gap.start);
+        let end = wanted.end.saturating_add(FLOW_MARGIN_BYTES).min(gap.end);
+        let code = self.image.code(elf, start..end);
+        code.flat_map(|(svma, code)| code_flow::pieces(code, svma, self.image.entry)).collect()
     }
 }
 

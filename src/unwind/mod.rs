@@ -26,6 +26,8 @@ mod cfi;
 mod frames;
 mod image;
 mod stubs;
+mod stack_depth;
+mod code_flow;
 pub mod table;
 mod build;
 pub mod index;

@@ -51,6 +51,8 @@ pub struct Stats {
     pub rbx_lost_rows: u32,
     /// Rules made from machine code where no FDE covers it.
     pub recognised_stubs: u32,
+    /// Functions whose rows come from following their machine code.
+    pub detected_functions: u32,
 }
 
 impl Stats {
@@ -61,6 +63,7 @@ impl Stats {
         sum(&mut self.rbp_lost_rows, other.rbp_lost_rows);
         sum(&mut self.rbx_lost_rows, other.rbx_lost_rows);
         sum(&mut self.recognised_stubs, other.recognised_stubs);
+        sum(&mut self.detected_functions, other.detected_functions);
         for (to, by) in self.unsupported_rows.iter_mut().zip(other.unsupported_rows) {
             sum(to, by);
         }
