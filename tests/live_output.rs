@@ -163,7 +163,7 @@ fn max_overhead_lowers_the_rate_and_keeps_the_weight() {
     let recording = &profile["recording"];
     let changes = recording["rate_changes"].as_array().expect("rate_changes");
     assert!(!changes.is_empty(), "{recording}");
-    let (seen, burnt) = (weight_ns(&profile), history.burnt_ns(&profile));
+    let (seen, burnt) = (weight_ns(&profile, ""), history.burnt_ns(&profile)[..3].iter().sum::<f64>());
     assert!((seen / burnt - 1.0).abs() < 0.1, "{seen} of {burnt}\n{recording}");
 }
 

@@ -39,9 +39,9 @@ fn ranges(table: &Table) -> impl Iterator<Item = (u64, u64, Rule)> {
         let rows = table.rows_of(page).expect("a page of the table");
         let ends = rows.iter().skip(1).map(|row| u64::from(row.offset())).chain([1 << 16]);
         let rule = |row: &Row| table.rules[usize::from(row.rule())];
-        rows.iter().zip(ends).map(move |(row, end)| {
-            ((page << 16) + u64::from(row.offset()), (page << 16) + end, rule(row))
-        })
+        rows.iter()
+            .zip(ends)
+            .map(move |(row, end)| ((page << 16) + u64::from(row.offset()), (page << 16) + end, rule(row)))
     })
 }
 
@@ -66,7 +66,10 @@ fn rows_from_code_agree_with_cfi() {
         let mut tally = Tally::default();
         let mut shown = 0;
         for (start, end, rule) in ranges(&cfi) {
-            let Some(RuleKind::CfaRegister { register: expected_register, offset: expected }) = rule.kind() else { continue };
+            let Some(RuleKind::CfaRegister { register: expected_register, offset: expected }) = rule.kind()
+            else {
+                continue;
+            };
             for svma in start..end {
                 match detected.find(svma).and_then(|rule| rule.kind()) {
                     Some(RuleKind::CfaRegister { register, offset }) if register == expected_register => {
@@ -74,7 +77,10 @@ fn rows_from_code_agree_with_cfi() {
                             tally.agreeing += 1;
                         } else {
                             tally.differing += 1;
-                            if shown < 12 && svma == start { shown += 1; println!("  {svma:#x}: {offset} for {expected}"); }
+                            if shown < 12 && svma == start {
+                                shown += 1;
+                                println!("  {svma:#x}: {offset} for {expected}");
+                            }
                         }
                     }
                     // rbp and rsp may both tell it.

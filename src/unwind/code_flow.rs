@@ -264,7 +264,9 @@ impl<'a> Flow<'a> {
             let is_free = self.reached.get(offset) == Some(&UNREACHED);
             if !is_free {
                 settled_to = offset;
-            } else if !seen.is(Seen::PADDING) && (may_begin || settled_to + 15 >= offset && self.ends_before(offset)) {
+            } else if !seen.is(Seen::PADDING)
+                && (may_begin || settled_to + 15 >= offset && self.ends_before(offset))
+            {
                 let stood = self.attempt(offset, Depth::ENTRY, true);
                 for number in 0..if stood { 0 } else { MAX_SWITCHES } {
                     let state = self.switches.iter().rev().nth(number).copied();
@@ -444,7 +446,8 @@ impl<'a> Flow<'a> {
             let Some(node) = self.nodes.get(place as usize) else {
                 let padding = place == UNREACHED && self.seen(offset).is(Seen::PADDING);
                 if let Some(last) = last.filter(|last| padding && last.svma.end == at) {
-                    let len = (1..MAX_PADDING_BYTES).take_while(|len| !self.seen(offset + len).is(Seen::STARTS));
+                    let len =
+                        (1..MAX_PADDING_BYTES).take_while(|len| !self.seen(offset + len).is(Seen::STARTS));
                     last.svma.end = at.saturating_add(1 + len.count() as u64);
                 }
                 continue;

@@ -21,10 +21,10 @@ read -r _
 runs() { grep -q '^State:[[:space:]]*[RSDTt]' "/proc/$group/status" 2>/dev/null; }
 group=$1 how=$2
 shift 2
-if [ "$how" = gently ] && kill -INT "$group"; then
+if [ "$how" = gently ] && kill -s INT "$group"; then
   for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do runs && sleep 0.25; done
 fi
-kill -KILL -- "-$group" 2>/dev/null
+kill -s KILL -- "-$group" 2>/dev/null
 rm -rf -- "$@"
 "#;
 
