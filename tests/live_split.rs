@@ -122,14 +122,24 @@ fn hundred_recursions_are_a_hundred_frames() {
 }
 
 /// Seconds burnt are seconds seen: samples times period equal the CPU time that the program counted in
-/// the same seconds, to 2 %. Whatever else the machine does, as neither counts time that others had.
+/// the same seconds, to 2 %. Neither counts time that other programs had. Time that the host took from a virtual
+/// machine is in no program's account, but a tick that was due in it comes late: it may be seen.
 #[test]
 fn seconds_burnt_are_seconds_seen() {
     let Some(_turn) = turn() else { return };
     let target = Target::start("split-o2", &[]);
-    let history = History::of(&target);
+    let (history, stolen_before) = (History::of(&target), stolen_ns());
     let profile = support::record_json(&["-p", &target.pid(), "-F", "999", "-d", "8"]);
+    let stolen = stolen_ns() - stolen_before;
     let (seen, burnt) = (weight_ns(&profile, ""), history.burnt_ns(&profile)[..3].iter().sum::<f64>());
-    println!("saw {seen} ns of {burnt} ns");
-    assert!((seen / burnt - 1.0).abs() <= 0.02, "saw {seen} ns of {burnt} ns");
+    println!("saw {seen} ns of {burnt} ns, {stolen} ns were stolen");
+    assert!(seen >= burnt * 0.98, "saw {seen} ns of {burnt} ns");
+    assert!(seen <= burnt * 1.02 + stolen, "saw {seen} ns of {burnt} ns, {stolen} ns were stolen");
+}
+
+/// The time that the host has taken from all CPUs so far, as `/proc/stat` tells it in ticks of 10 ms.
+fn stolen_ns() -> f64 {
+    let text = std::fs::read_to_string("/proc/stat").expect("Linux has /proc/stat");
+    let ticks = text.split_whitespace().nth(8).and_then(|word| word.parse::<f64>().ok());
+    ticks.expect("the eighth number of /proc/stat") * 1e7
 }
