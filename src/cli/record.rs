@@ -2,7 +2,6 @@
 //! is recorded; whatever happens afterwards, what was caught is written.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::AtomicBool;
@@ -15,6 +14,7 @@ use crate::target::select::{Selection, Selector, Wish};
 use crate::{Result, output};
 
 /// Whom to record, found and checked.
+#[cfg_attr(not(feature = "bpf"), expect(dead_code, reason = "without a backend nothing is recorded"))]
 struct Targets {
     pids: Vec<u32>,
     /// Decides about processes that start later; `None` when only children count.
@@ -161,7 +161,7 @@ fn expect_program(recorder: &mut crate::agent::Recorder, held: &Held) {
         _ => None,
     });
     for path in libraries.chain([program]) {
-        let Ok(file) = File::open(path) else { continue };
+        let Ok(file) = std::fs::File::open(path) else { continue };
         let Ok(metadata) = file.metadata() else { continue };
         let device = metadata.dev();
         let device = u64::from(libc::major(device)) << 32 | u64::from(libc::minor(device));

@@ -38,6 +38,7 @@ pub struct Counters {
 
 impl Counters {
     /// In the order of `enum counter`.
+    #[cfg(feature = "bpf")]
     pub(crate) fn from_values(values: [u64; COUNTER_COUNT]) -> Self {
         let [samples, ring_full, run_ns, filtered, processes_full, events_lost, cache_misses] = values;
         Self { samples, ring_full, run_ns, filtered, processes_full, events_lost, cache_misses }
