@@ -35,6 +35,8 @@ enum rule_kind {
 	RULE_PLT = 4,         /* CFA = rsp + 8 + ((pc & 15) >= cfa_offset ? 8 : 0) */
 	RULE_CFA_DEREF_RSP = 5, /* CFA = *(rsp + low16(cfa_offset)) + high16(cfa_offset) */
 	RULE_CFA_DEREF_RBP = 6, /* CFA = *(rbp + low16) + high16; slots count from rbp, rbp is always saved */
+	/* CFA = *(rsp + low16 + 8 * register) + signed byte 2; the register's DWARF number is the low half of byte 3 */
+	RULE_CFA_DEREF_RSP_INDEXED = 7,
 	/* CFA = register + cfa_offset; RULE_CFA_REGISTER + DWARF register number (0..15).
 	 * rsp = 7, rbp = 6, rbx = 3 are carried through the walk, the others are
 	 * known only in the interrupted frame and behind a signal frame. */

@@ -260,8 +260,9 @@ static __always_inline int step_frame_pointer(struct scratch *scratch)
 		return enter_caller(scratch, pc, rsp + 8);
 	if (!(walk->valid & BIT(RBP)))
 		return end_walk(scratch, OUTCOME_FRAME_POINTER_LOST);
+	/* Where it was interrupted, a zero may as well be a number. */
 	if (!rbp)
-		return end_walk(scratch, OUTCOME_COMPLETE);
+		return end_walk(scratch, walk->interrupted ? OUTCOME_FRAME_POINTER_LOST : OUTCOME_COMPLETE);
 	if (rbp < rsp || rbp & 7 || read_stack(scratch, rbp, &caller_rbp) || read_stack(scratch, rbp + 8, &pc))
 		return end_walk(scratch, OUTCOME_FRAME_POINTER_LOST);
 	scratch->registers[RBP] = caller_rbp;
@@ -340,6 +341,16 @@ static __always_inline int find_cfa(struct scratch *scratch, struct rule rule, _
 		if (read_stack(scratch, at, cfa))
 			return end_walk(scratch, OUTCOME_READ_FAILED);
 		*cfa += (__s64)(rule.cfa_offset >> 16);
+		return 0;
+	}
+	if (rule.kind == RULE_CFA_DEREF_RSP_INDEXED) {
+		__u32 number = (__u32)rule.cfa_offset >> 24 & (REGISTER_COUNT - 1);
+		__u64 at = scratch->registers[RSP] + (__s64)(__s16)rule.cfa_offset + 8 * scratch->registers[number];
+		if (!(walk->valid >> number & 1))
+			return end_walk(scratch, OUTCOME_REGISTER_UNKNOWN);
+		if (read_stack(scratch, at, cfa))
+			return end_walk(scratch, OUTCOME_READ_FAILED);
+		*cfa += (__s64)(__s8)(rule.cfa_offset >> 16);
 		return 0;
 	}
 	return end_walk(scratch, OUTCOME_UNSUPPORTED_RULE);

@@ -25,7 +25,11 @@ use super::stack_depth::Depth;
 use super::stubs;
 
 /// Instructions followed for each byte of code, on average. Sound code takes less than one.
-const STEPS_PER_BYTE: usize = 8;
+const STEPS_PER_BYTE: usize = 2;
+/// `push %rbp; mov %rsp, %rbp`: where this stands once in so many bytes, code keeps frame pointers, and these
+/// lead through it better than we do: generated code, as V8's, has calling conventions of its own.
+const FRAME_SETUP: [u8; 4] = [0x55, 0x48, 0x89, 0xe5];
+const FRAME_SETUP_EVERY_BYTES: usize = 2048;
 /// Calls taken for ones that do not return, for each function; assertions in one function share their end.
 const MAX_DEAD_CALLS: usize = 8;
 /// States at a switch that the code behind it is tried with.
@@ -53,7 +57,8 @@ pub(super) fn pieces(code: &[u8], svma: u64, entry: u64) -> Vec<Piece> {
     stubs::find(code, svma, entry, |from, to, rule| {
         pieces.push(Piece { svma: from..to, rule, begins: false, stub: true });
     });
-    if code.iter().all(|byte| is_padding(*byte)) || u32::try_from(code.len()).is_err() {
+    if code.iter().all(|byte| is_padding(*byte)) || keeps_frame_pointers(code) || u32::try_from(code.len()).is_err()
+    {
         return pieces;
     }
     let mut flow = Flow::new(code, svma);
@@ -73,6 +78,11 @@ pub(super) fn pieces(code: &[u8], svma: u64, entry: u64) -> Vec<Piece> {
     }
     pieces.retain(|piece| !piece.svma.is_empty());
     pieces
+}
+
+fn keeps_frame_pointers(code: &[u8]) -> bool {
+    let setups = code.windows(FRAME_SETUP.len()).filter(|bytes| *bytes == FRAME_SETUP).count();
+    setups.saturating_mul(FRAME_SETUP_EVERY_BYTES) >= code.len()
 }
 
 /// The bytes of nops, traps and zeros; also those of some instructions, which is why longer runs do not count.
@@ -129,9 +139,19 @@ struct Flow<'a> {
     settled: usize,
     /// Calls that do not return; few.
     dead_calls: Vec<u32>,
-    /// The states at jumps through a register in settled code, the latest last.
-    switches: Vec<Depth>,
+    /// The jumps through a register in settled code, as indices into `nodes`, the latest last.
+    switches: Vec<usize>,
+    /// Ways on behind calls that may not return, from settled code.
+    deferred: Vec<Deferred>,
     steps_left: usize,
+}
+
+/// The way on behind a call that padding follows: it may be the function's last instruction.
+#[derive(Clone, Copy)]
+struct Deferred {
+    call: u32,
+    next: usize,
+    state: Depth,
 }
 
 /// Why a try fell: the paths contradict each other behind this call, or without one.
@@ -144,7 +164,12 @@ struct Contradiction {
 struct Shown {
     /// A sound return, or a way into known code.
     evidence: bool,
-    switches: Vec<Depth>,
+    /// Nothing but consistency speaks for this try.
+    is_supposed: bool,
+    /// Something lay on the stack besides the return address.
+    deepened: bool,
+    switches: Vec<usize>,
+    deferred: Vec<Deferred>,
 }
 
 impl<'a> Flow<'a> {
@@ -160,6 +185,7 @@ impl<'a> Flow<'a> {
             settled: 0,
             dead_calls: Vec::new(),
             switches: Vec::new(),
+            deferred: Vec::new(),
             steps_left: code.len().saturating_mul(STEPS_PER_BYTE),
         }
     }
@@ -214,7 +240,7 @@ impl<'a> Flow<'a> {
                 | FlowControl::IndirectBranch
                 | FlowControl::Return
                 | FlowControl::Exception => what |= Seen::ENDS,
-                FlowControl::Call if instruction.is_call_near() && !calls_next(&instruction) => {
+                FlowControl::Call if instruction.is_call_near() => {
                     self.note_target(instruction.near_branch_target(), Seen::CALLED);
                 }
                 _ if instruction.mnemonic() == Mnemonic::Lea && instruction.is_ip_rel_memory_operand() => {
@@ -245,6 +271,7 @@ impl<'a> Flow<'a> {
                 self.attempt(offset, Depth::ENTRY, false);
             }
         }
+        self.follow_deferred();
     }
 
     /// Tries what is left behind padding and jumps.
@@ -268,15 +295,29 @@ impl<'a> Flow<'a> {
                 && (may_begin || settled_to + 15 >= offset && self.ends_before(offset))
             {
                 let stood = self.attempt(offset, Depth::ENTRY, true);
-                for number in 0..if stood { 0 } else { MAX_SWITCHES } {
-                    let state = self.switches.iter().rev().nth(number).copied();
-                    if state.is_none_or(|state| self.attempt(offset, state, true)) {
-                        break;
-                    }
+                if !stood {
+                    self.attempt_case(offset);
                 }
+                self.follow_deferred();
             }
             may_begin = seen.is(Seen::ENDS) || seen.is(Seen::PADDING);
             offset += 1;
+        }
+    }
+
+    /// Tries what is at `offset` as a case of the switches settled last.
+    fn attempt_case(&mut self, offset: usize) {
+        let mut tried = Vec::with_capacity(MAX_SWITCHES);
+        for index in self.switches.iter().rev().take(8) {
+            let state = self.nodes.get(*index).map(|node| node.state);
+            tried.extend(state.filter(|state| !tried.contains(state)));
+        }
+        tried.iter().take(MAX_SWITCHES).any(|state| self.attempt(offset, *state, true));
+    }
+
+    fn follow_deferred(&mut self) {
+        while let Some(deferred) = self.deferred.pop() {
+            self.attempt(deferred.next, deferred.state, true);
         }
     }
 
@@ -296,10 +337,11 @@ impl<'a> Flow<'a> {
         }
         let dead_before = self.dead_calls.len();
         for _ in 0..=MAX_DEAD_CALLS {
-            match self.explore(offset, state) {
+            match self.explore(offset, state, needs_evidence) {
                 Ok(shown) if shown.evidence || !needs_evidence => {
                     self.settled = self.nodes.len();
                     self.switches.extend(shown.switches);
+                    self.deferred.extend(shown.deferred);
                     return true;
                 }
                 Err(Contradiction { behind_call }) if behind_call != NO_CALL => {
@@ -322,26 +364,43 @@ impl<'a> Flow<'a> {
         }
     }
 
-    fn explore(&mut self, offset: usize, state: Depth) -> Result<Shown, Contradiction> {
-        let mut shown = Shown::default();
+    fn explore(&mut self, offset: usize, state: Depth, needs_evidence: bool) -> Result<Shown, Contradiction> {
+        let mut shown = Shown { is_supposed: needs_evidence, ..Shown::default() };
         let mut work = Vec::new();
-        let begins = state == Depth::ENTRY;
         self.reach(offset, state, NO_CALL, &mut work, &mut shown)?;
         if let Some(node) = self.nodes.get_mut(self.settled) {
-            node.begins = begins;
+            node.begins = state == Depth::ENTRY;
         }
         let mut instruction = Instruction::default();
-        while let Some(index) = work.pop() {
-            let Some(node) = self.nodes.get(index).copied() else { continue };
-            let fell = Contradiction { behind_call: node.behind_call };
-            self.steps_left = self.steps_left.checked_sub(1).ok_or(Contradiction { behind_call: NO_CALL })?;
-            self.decode(node.at as usize, &mut instruction).ok_or(fell)?;
-            if let Some(node) = self.nodes.get_mut(index) {
-                node.len = instruction.len() as u8;
+        loop {
+            while let Some(index) = work.pop() {
+                self.visit(index, &mut instruction, &mut work, &mut shown)?;
             }
-            self.leave(node, &instruction, &mut work, &mut shown)?;
+            if shown.evidence || shown.deferred.is_empty() {
+                return Ok(shown);
+            }
+            for deferred in std::mem::take(&mut shown.deferred) {
+                self.reach(deferred.next, deferred.state, deferred.call, &mut work, &mut shown)?;
+            }
         }
-        Ok(shown)
+    }
+
+    fn visit(
+        &mut self,
+        index: usize,
+        instruction: &mut Instruction,
+        work: &mut Vec<usize>,
+        shown: &mut Shown,
+    ) -> Result<(), Contradiction> {
+        let Some(node) = self.nodes.get(index).copied() else { return Ok(()) };
+        self.steps_left = self.steps_left.checked_sub(1).ok_or(Contradiction { behind_call: NO_CALL })?;
+        let fell = Contradiction { behind_call: node.behind_call };
+        self.decode(node.at as usize, instruction).ok_or(fell)?;
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.len = instruction.len() as u8;
+        }
+        shown.deepened |= node.state.is_at_return() == Some(false);
+        self.leave(node, instruction, work, shown)
     }
 
     /// Goes on to all instructions that may follow.
@@ -363,9 +422,9 @@ impl<'a> Flow<'a> {
                 return if node.state.is_at_return() == Some(false) { Err(fell) } else { Ok(()) };
             }
             FlowControl::IndirectBranch => {
-                if !shown.switches.contains(&node.state) && shown.switches.len() < MAX_SWITCHES {
-                    shown.switches.push(node.state);
-                }
+                // Popped back to the return address, it calls another function in place of this one.
+                shown.evidence |= shown.deepened && node.state.is_at_return() == Some(true);
+                shown.switches.extend(self.reached.get(node.at as usize).map(|index| *index as usize));
                 return Ok(());
             }
             FlowControl::Exception | FlowControl::Interrupt => return Ok(()),
@@ -379,10 +438,16 @@ impl<'a> Flow<'a> {
                 if self.dead_calls.contains(&node.at) {
                     return Ok(());
                 }
-                let doubtful = self.seen(next).is(Seen::PADDING);
-                let doubted = self.code.get(behind_call as usize).is_some() && self.is_doubted(behind_call);
                 if instruction.is_call_near() || instruction.is_call_near_indirect() {
-                    behind_call = if doubtful || !doubted { node.at } else { behind_call };
+                    if shown.is_supposed && !node.state.is_aligned() {
+                        return Err(fell);
+                    }
+                    behind_call = node.at;
+                    let aligned = self.svma.wrapping_add(next as u64).is_multiple_of(FUNCTION_ALIGNMENT);
+                    if aligned || self.seen(next).is(Seen::PADDING) {
+                        shown.deferred.push(Deferred { call: node.at, next, state: after });
+                        return Ok(());
+                    }
                 }
             }
             _ => {}
@@ -395,12 +460,6 @@ impl<'a> Flow<'a> {
         Ok(())
     }
 
-    /// Whether padding follows the call at this offset: it may be a function's last instruction.
-    fn is_doubted(&self, call: u32) -> bool {
-        let next = self.reached.get(call as usize).and_then(|index| self.nodes.get(*index as usize));
-        next.is_some_and(|node| self.seen(call as usize + usize::from(node.len)).is(Seen::PADDING))
-    }
-
     /// Notes that `state` holds at `offset`, and what is to be looked at again because of it.
     fn reach(
         &mut self,
@@ -411,6 +470,9 @@ impl<'a> Flow<'a> {
         shown: &mut Shown,
     ) -> Result<(), Contradiction> {
         let fell = Contradiction { behind_call };
+        if state.is_below_return() {
+            return Err(fell);
+        }
         let Some(place) = self.reached.get_mut(offset) else { return Ok(()) };
         match *place {
             BLOCKED => shown.evidence |= state.is_at_return() == Some(true),
@@ -461,10 +523,6 @@ impl<'a> Flow<'a> {
         }
         pieces
     }
-}
-
-fn calls_next(instruction: &Instruction) -> bool {
-    instruction.near_branch_target() == instruction.next_ip()
 }
 
 fn has_target(instruction: &Instruction) -> bool {

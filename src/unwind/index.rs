@@ -95,7 +95,7 @@ impl FdeIndex {
     }
 
     /// The range of the function whose FDE covers the stated address `svma`; `None` where none does,
-    /// also for code that was given rows without an FDE: see [`FdeIndex::detected_functions`].
+    /// also for code that was given rows without an FDE.
     /// A binary search and the parsing of one FDE. `elf` as for [`FdeIndex::build_pages`].
     pub fn function_range(&self, elf: &[u8], svma: u64) -> Option<Range<u64>> {
         let behind = self.functions.partition_point(|function| self.svma_of(function) <= svma);

@@ -46,6 +46,15 @@ pub enum RuleKind {
         /// Added to the loaded value.
         add: i16,
     },
+    /// `CFA = *(rsp + load_offset + 8 * register) + add`.
+    CfaDerefRspIndexed {
+        /// Signed distance from rsp in bytes.
+        load_offset: i16,
+        /// DWARF register number, 0..=15.
+        register: u8,
+        /// Added to the loaded value.
+        add: i8,
+    },
     /// `CFA = register + offset`.
     CfaRegister {
         /// DWARF register number, 0..=15.
@@ -69,6 +78,7 @@ pub enum Slot {
 const RULE_PLT: u8 = 4;
 const RULE_CFA_DEREF_RSP: u8 = 5;
 const RULE_CFA_DEREF_RBP: u8 = 6;
+const RULE_CFA_DEREF_RSP_INDEXED: u8 = 7;
 const RULE_CFA_REGISTER: u8 = 16;
 const REGISTERS: u8 = 16;
 const SLOT_RBX_LOST: i8 = i8::MIN;
@@ -101,6 +111,12 @@ impl Rule {
     /// `CFA = *(rsp + load_offset) + add`.
     pub const fn cfa_deref_rsp(load_offset: i16, add: i16) -> Self {
         Self { cfa_offset: pack(load_offset, add), ..Self::bare(RULE_CFA_DEREF_RSP) }
+    }
+
+    /// `CFA = *(rsp + load_offset + 8 * register) + add`; `register` is reduced to 0..=15.
+    pub const fn cfa_deref_rsp_indexed(load_offset: i16, register: u8, add: i8) -> Self {
+        let high = i16::from_le_bytes([add as u8, register % REGISTERS]);
+        Self { cfa_offset: pack(load_offset, high), ..Self::bare(RULE_CFA_DEREF_RSP_INDEXED) }
     }
 
     /// `CFA = *(rbp + load_offset) + add`, rbp saved at `rbp + 0`.
@@ -145,6 +161,10 @@ impl Rule {
             RULE_PLT => RuleKind::Plt { push_end: u8::try_from(self.cfa_offset).ok().filter(|k| *k < 32)? },
             RULE_CFA_DEREF_RSP => RuleKind::CfaDerefRsp { load_offset: low, add: high },
             RULE_CFA_DEREF_RBP => RuleKind::CfaDerefRbp { load_offset: low, add: high },
+            RULE_CFA_DEREF_RSP_INDEXED => {
+                let [add, register] = high.to_le_bytes();
+                RuleKind::CfaDerefRspIndexed { load_offset: low, register: register % REGISTERS, add: add as i8 }
+            }
             kind @ RULE_CFA_REGISTER..32 => {
                 RuleKind::CfaRegister { register: kind - RULE_CFA_REGISTER, offset: self.cfa_offset }
             }
@@ -221,6 +241,8 @@ mod tests {
         assert_eq!(rule.rbp(), Slot::At(0));
         let rule = Rule::cfa_deref_rsp(32_000, -1);
         assert_eq!(rule.kind(), Some(RuleKind::CfaDerefRsp { load_offset: 32_000, add: -1 }));
+        let rule = Rule::cfa_deref_rsp_indexed(-8, 9, -1);
+        assert_eq!(rule.kind(), Some(RuleKind::CfaDerefRspIndexed { load_offset: -8, register: 9, add: -1 }));
         assert_eq!(Rule::plt(11).kind(), Some(RuleKind::Plt { push_end: 11 }));
         assert_eq!(Rule { kind: 9, ..Rule::NONE }.kind(), None);
     }

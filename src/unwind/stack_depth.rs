@@ -73,6 +73,16 @@ impl Depth {
         self.rsp.map(|depth| depth == ENTRY_DEPTH)
     }
 
+    /// Calls are made with the stack aligned to 16 bytes (psABI, 3.2.2), and so is the CFA.
+    pub(super) fn is_aligned(&self) -> bool {
+        self.rsp.is_none_or(|depth| depth % 16 == 0)
+    }
+
+    /// The return address itself was taken off the stack.
+    pub(super) fn is_below_return(&self) -> bool {
+        self.rsp.is_some_and(|depth| depth < ENTRY_DEPTH)
+    }
+
     /// Whether a frame could be found from here.
     pub(super) fn is_known(&self) -> bool {
         self.rsp.is_some() || self.rbp.is_some()
@@ -119,8 +129,6 @@ impl Depth {
     /// The state behind `instruction`, where the next one is not a branch's target.
     pub(super) fn after(mut self, instruction: &Instruction, info: &mut InstructionInfoFactory) -> Self {
         match instruction.flow_control() {
-            // `call` to the next instruction pushes its own address: a way to read rip.
-            FlowControl::Call if instruction.near_branch_target() == instruction.next_ip() => self.push(8),
             FlowControl::Call | FlowControl::IndirectCall => {}
             _ => self.execute(instruction, info),
         }
@@ -181,16 +189,15 @@ impl Depth {
 
     fn pop(&mut self, to: Register, bytes: i64) {
         let place = self.rsp;
+        if let Some(saved) = saved_of(self, to) {
+            saved.intact = saved.depth.is_some() && saved.depth == place;
+        }
         self.push(-bytes);
         match to {
             Register::RSP => self.rsp = None,
             Register::RBP => self.rbp = None,
             _ => {}
         }
-        if let Some(saved) = saved_of(self, to) {
-            saved.intact = saved.depth.is_some() && saved.depth == place;
-        }
-        self.drop_popped();
     }
 
     /// CFA − the address of the memory operand, where it is rsp or rbp and a displacement.
@@ -206,7 +213,7 @@ impl Depth {
     }
 
     fn set(&mut self, register: Register, depth: Option<i64>) {
-        let depth = depth.filter(|depth| (0..=MAX_DEPTH).contains(depth));
+        let depth = depth.filter(|depth| (-MAX_DEPTH..=MAX_DEPTH).contains(depth));
         if register == Register::RSP {
             self.rsp = depth;
             self.drop_popped();

@@ -63,6 +63,12 @@ pub(super) enum Cfa {
         load_offset: i64,
         add: i64,
     },
+    /// `*(rsp + load_offset + 8 * register) + add`
+    Indexed {
+        load_offset: i64,
+        register: u8,
+        add: u8,
+    },
     Other,
 }
 
@@ -169,6 +175,10 @@ impl State {
             Cfa::Deref { register: RBP, load_offset, add } => {
                 Ok((Rule::cfa_deref_rbp(small(load_offset)?, small(add)?), Base::Rbp))
             }
+            Cfa::Indexed { load_offset, register, add } => {
+                let add = i8::try_from(add).map_err(|_| Unsupported::CfaExpression)?;
+                Ok((Rule::cfa_deref_rsp_indexed(small(load_offset)?, register, add), Base::Cfa))
+            }
             Cfa::Unset | Cfa::Register { .. } => Err(Unsupported::CfaRegister),
             Cfa::Deref { .. } | Cfa::Other => Err(Unsupported::CfaExpression),
         }
@@ -213,10 +223,10 @@ const DW_OP_BREG0: u8 = 0x70;
 const DW_OP_BREG15: u8 = 0x7f;
 
 /// The CFA that a DWARF expression computes, if it has one of the known forms:
-/// `breg r, off [plus_uconst n]`, `breg r, off; deref [plus_uconst n]`, or the
-/// one that linkers write for lazy-binding stubs.
+/// `breg r, off [plus_uconst n]`, `breg r, off; deref [plus_uconst n]`, the
+/// one that linkers write for lazy-binding stubs, or that of OpenSSL's frames of variable size.
 pub(super) fn cfa_of_expression(expression: &[u8]) -> Cfa {
-    plt_form(expression).or_else(|| cfa_form(expression)).unwrap_or(Cfa::Other)
+    plt_form(expression).or_else(|| indexed_form(expression)).or_else(|| cfa_form(expression)).unwrap_or(Cfa::Other)
 }
 
 /// `breg7 8; breg16 0; lit15; and; lit k; ge; lit3; shl; plus`
@@ -224,6 +234,15 @@ fn plt_form(expression: &[u8]) -> Option<Cfa> {
     let [0x77, 8, 0x80, 0, 0x3f, 0x1a, lit, 0x2a, 0x33, 0x24, 0x22] = expression else { return None };
     let push_end = lit.checked_sub(DW_OP_LIT0).filter(|k| *k < 32)?;
     Some(Cfa::Plt { push_end })
+}
+
+/// `breg7 off; breg r 0; lit8; mul; plus; deref; plus_uconst n`
+fn indexed_form(expression: &[u8]) -> Option<Cfa> {
+    let mut ops = Reader::new(expression);
+    let (base, load_offset) = base_register(&mut ops)?;
+    let (register, 0) = base_register(&mut ops)? else { return None };
+    let [0x38, 0x1e, 0x22, DW_OP_DEREF, DW_OP_PLUS_UCONST, add @ 0..0x80] = *ops.rest() else { return None };
+    (base == RSP).then_some(Cfa::Indexed { load_offset, register, add })
 }
 
 fn cfa_form(expression: &[u8]) -> Option<Cfa> {

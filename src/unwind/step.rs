@@ -125,6 +125,12 @@ fn rule_step(
             let loaded = read(add(rbp, load_offset.into())).ok_or(Outcome::ReadFailed)?;
             (add(loaded, addend.into()), rbp)
         }
+        RuleKind::CfaDerefRspIndexed { load_offset, register, add: addend } => {
+            let index = known(register)?.wrapping_mul(8);
+            let place = add(registers.rsp(), load_offset.into()).wrapping_add(index);
+            let cfa = add(read(place).ok_or(Outcome::ReadFailed)?, addend.into());
+            (cfa, cfa)
+        }
         RuleKind::None | RuleKind::End | RuleKind::Signal | RuleKind::Unsupported => {
             return Err(Outcome::UnsupportedRule);
         }
@@ -148,6 +154,13 @@ fn frame_pointer_step(
     is_first: bool,
     read: &mut impl FnMut(u64) -> Option<u64>,
 ) -> Walked {
+    // Hand-written leaf functions use no stack: their return address is on top.
+    let rsp = registers.rsp();
+    if let Some(pc) = read(rsp).filter(|pc| is_first && follows_call(*pc, read)) {
+        let caller = Registers { pc, values: [0; 16], known: 0 };
+        let kept = caller.with(RBP, registers.get(RBP)).with(RBX, registers.get(RBX));
+        return Ok(Some(kept.with(RSP, Some(rsp.wrapping_add(8)))));
+    }
     let rbp = registers.get(RBP).ok_or(Outcome::FramePointerLost)?;
     if rbp == 0 && !is_first {
         return Ok(None);
@@ -159,6 +172,28 @@ fn frame_pointer_step(
     let pc = read(rbp.wrapping_add(8)).ok_or(Outcome::FramePointerLost)?;
     let caller = Registers { pc, values: [0; 16], known: 0 };
     Ok(Some(caller.with(RSP, Some(rbp.wrapping_add(16))).with(RBP, Some(saved))))
+}
+
+/// Whether the instruction before `pc` is a call; opcodes E8 and FF /2, Intel SDM volume 2, CALL.
+fn follows_call(pc: u64, read: &mut impl FnMut(u64) -> Option<u64>) -> bool {
+    if !(4097..1 << 63).contains(&pc) {
+        return false;
+    }
+    let Some(word) = read(pc - 7) else { return false };
+    match word.to_le_bytes() {
+        [_, _, 0xe8, ..] => true,
+        // call *reg, call *(reg)
+        [_, _, _, _, _, 0xff, modrm, _] if modrm & 0x38 == 0x10 => true,
+        // call *disp8(reg), call *(reg,reg)
+        [_, _, _, _, 0xff, modrm, ..] if modrm & 0xf8 == 0x50 || modrm == 0x14 => true,
+        // call *disp8(reg,reg)
+        [_, _, _, 0xff, 0x54, ..] => true,
+        // call *disp32(reg), call *disp32(rip)
+        [_, 0xff, modrm, ..] if modrm & 0xf8 == 0x90 || modrm == 0x15 => true,
+        // call *disp32(reg,reg)
+        [0xff, 0x94, ..] => true,
+        _ => false,
+    }
 }
 
 /// All registers are in the `struct ucontext` at rsp. The stack may change to any other one.

@@ -9,6 +9,7 @@
 use super::rule::Rule;
 use super::state::RSP;
 
+/// How far behind the entry point its call is looked for; musl's and glibc's `_start` have 22 and 38 bytes.
 const MAX_START_BYTES: usize = 48;
 /// Linkage table entries are aligned to 16 bytes, those of `.plt.got` to 8.
 const PLT_ALIGNMENT: u64 = 8;
