@@ -57,7 +57,9 @@ pub(super) fn pieces(code: &[u8], svma: u64, entry: u64) -> Vec<Piece> {
     stubs::find(code, svma, entry, |from, to, rule| {
         pieces.push(Piece { svma: from..to, rule, begins: false, stub: true });
     });
-    if code.iter().all(|byte| is_padding(*byte)) || keeps_frame_pointers(code) || u32::try_from(code.len()).is_err()
+    if code.iter().all(|byte| is_padding(*byte))
+        || keeps_frame_pointers(code)
+        || u32::try_from(code.len()).is_err()
     {
         return pieces;
     }
