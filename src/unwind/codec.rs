@@ -69,8 +69,14 @@ pub fn encode(table: &Table, key: &[u8]) -> Vec<u8> {
     bytes.extend((table.pages.len() as u32).to_le_bytes());
     bytes.extend((table.rows.len() as u32).to_le_bytes());
     let stats = &table.stats;
-    let counts =
-        [stats.fdes, stats.bad_fdes, stats.rbp_lost_rows, stats.rbx_lost_rows, stats.recognised_stubs, stats.detected_functions];
+    let counts = [
+        stats.fdes,
+        stats.bad_fdes,
+        stats.rbp_lost_rows,
+        stats.rbx_lost_rows,
+        stats.recognised_stubs,
+        stats.detected_functions,
+    ];
     bytes.extend(counts.iter().chain(&stats.unsupported_rows).flat_map(|count| count.to_le_bytes()));
     bytes.extend([0; HEADER_BYTES - CHECKSUM_AT]);
     bytes.extend(table.rules.iter().flat_map(|rule| rule.to_bits().to_le_bytes()));

@@ -163,7 +163,11 @@ impl Rule {
             RULE_CFA_DEREF_RBP => RuleKind::CfaDerefRbp { load_offset: low, add: high },
             RULE_CFA_DEREF_RSP_INDEXED => {
                 let [add, register] = high.to_le_bytes();
-                RuleKind::CfaDerefRspIndexed { load_offset: low, register: register % REGISTERS, add: add as i8 }
+                RuleKind::CfaDerefRspIndexed {
+                    load_offset: low,
+                    register: register % REGISTERS,
+                    add: add as i8,
+                }
             }
             kind @ RULE_CFA_REGISTER..32 => {
                 RuleKind::CfaRegister { register: kind - RULE_CFA_REGISTER, offset: self.cfa_offset }

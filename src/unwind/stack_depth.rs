@@ -207,7 +207,8 @@ impl Depth {
             Register::RBP => self.rbp?,
             _ => return None,
         };
-        let plain = instruction.memory_index() == Register::None && instruction.segment_prefix() == Register::None;
+        let plain =
+            instruction.memory_index() == Register::None && instruction.segment_prefix() == Register::None;
         base.checked_sub(instruction.memory_displacement64() as i64).filter(|_| plain)
     }
 
@@ -234,8 +235,10 @@ impl Depth {
         let moved = instruction.stack_pointer_increment();
         let options = InstructionInfoOptions::NO_MEMORY_USAGE;
         for used in info.info_options(instruction, options).used_registers() {
-            if matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess)
-            {
+            if matches!(
+                used.access(),
+                OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess
+            ) {
                 continue;
             }
             match used.register().full_register() {

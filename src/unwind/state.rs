@@ -226,7 +226,10 @@ const DW_OP_BREG15: u8 = 0x7f;
 /// `breg r, off [plus_uconst n]`, `breg r, off; deref [plus_uconst n]`, the
 /// one that linkers write for lazy-binding stubs, or that of OpenSSL's frames of variable size.
 pub(super) fn cfa_of_expression(expression: &[u8]) -> Cfa {
-    plt_form(expression).or_else(|| indexed_form(expression)).or_else(|| cfa_form(expression)).unwrap_or(Cfa::Other)
+    plt_form(expression)
+        .or_else(|| indexed_form(expression))
+        .or_else(|| cfa_form(expression))
+        .unwrap_or(Cfa::Other)
 }
 
 /// `breg7 8; breg16 0; lit15; and; lit k; ge; lit3; shl; plus`
