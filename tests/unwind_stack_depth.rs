@@ -3,12 +3,9 @@
 
 use txprof::unwind::{FdeIndex, Row, Rule, RuleKind, Table};
 
-const FILES: &[&str] = &[
-    "/usr/lib/x86_64-linux-gnu/libc.so.6",
-    "/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
-    "/usr/lib/x86_64-linux-gnu/libm.so.6",
-    "/usr/bin/python3",
-];
+/// Programs in C: landing pads of C++ are entered by no instruction and cannot be followed.
+const FILES: &[&str] =
+    &["/usr/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib/x86_64-linux-gnu/libm.so.6", "/usr/bin/python3"];
 /// `e_shoff`, and how program headers are found: ELF-64 Object File Format 1.5, figures 2 and 6.
 const E_SHOFF: usize = 40;
 const E_SHNUM: usize = 60;
