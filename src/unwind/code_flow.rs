@@ -29,7 +29,7 @@ const STEPS_PER_BYTE: usize = 6;
 /// `push %rbp; mov %rsp, %rbp`: where this stands once in so many bytes, code keeps frame pointers, and these
 /// lead through it better than we do: generated code, as V8's, has calling conventions of its own.
 const FRAME_SETUP: [u8; 4] = [0x55, 0x48, 0x89, 0xe5];
-const FRAME_SETUP_EVERY_BYTES: usize = 16384;
+const FRAME_SETUP_EVERY_BYTES: usize = 4096;
 /// Calls taken for ones that do not return, for each function; assertions in one function share their end.
 const MAX_DEAD_CALLS: usize = 16;
 /// States at a switch that the code behind it is tried with.
