@@ -25,13 +25,13 @@ use super::stack_depth::Depth;
 use super::stubs;
 
 /// Instructions followed for each byte of code, on average. Sound code takes less than one.
-const STEPS_PER_BYTE: usize = 2;
+const STEPS_PER_BYTE: usize = 6;
 /// `push %rbp; mov %rsp, %rbp`: where this stands once in so many bytes, code keeps frame pointers, and these
 /// lead through it better than we do: generated code, as V8's, has calling conventions of its own.
 const FRAME_SETUP: [u8; 4] = [0x55, 0x48, 0x89, 0xe5];
-const FRAME_SETUP_EVERY_BYTES: usize = 2048;
+const FRAME_SETUP_EVERY_BYTES: usize = 4096;
 /// Calls taken for ones that do not return, for each function; assertions in one function share their end.
-const MAX_DEAD_CALLS: usize = 8;
+const MAX_DEAD_CALLS: usize = 16;
 /// States at a switch that the code behind it is tried with.
 const MAX_SWITCHES: usize = 2;
 /// Functions are aligned to this where their address is taken or padding goes before them.
@@ -125,6 +125,8 @@ struct Node {
 }
 
 const NO_CALL: u32 = u32::MAX;
+/// Set in `behind_call`: that call is doubted before those behind it.
+const DOUBTED: u32 = 1 << 31;
 const UNREACHED: u32 = u32::MAX;
 const BLOCKED: u32 = u32::MAX - 1;
 
@@ -143,12 +145,11 @@ struct Flow<'a> {
     dead_calls: Vec<u32>,
     /// The jumps through a register in settled code, as indices into `nodes`, the latest last.
     switches: Vec<usize>,
-    /// Ways on behind calls that may not return, from settled code.
-    deferred: Vec<Deferred>,
     steps_left: usize,
 }
 
-/// The way on behind a call that padding follows: it may be the function's last instruction.
+/// The way on behind a call that padding follows: it may be the function's last instruction, and so is
+/// gone last.
 #[derive(Clone, Copy)]
 struct Deferred {
     call: u32,
@@ -187,7 +188,6 @@ impl<'a> Flow<'a> {
             settled: 0,
             dead_calls: Vec::new(),
             switches: Vec::new(),
-            deferred: Vec::new(),
             steps_left: code.len().saturating_mul(STEPS_PER_BYTE),
         }
     }
@@ -273,7 +273,6 @@ impl<'a> Flow<'a> {
                 self.attempt(offset, Depth::ENTRY, false);
             }
         }
-        self.follow_deferred();
     }
 
     /// Tries what is left behind padding and jumps.
@@ -300,7 +299,6 @@ impl<'a> Flow<'a> {
                 if !stood {
                     self.attempt_case(offset);
                 }
-                self.follow_deferred();
             }
             may_begin = seen.is(Seen::ENDS) || seen.is(Seen::PADDING);
             offset += 1;
@@ -315,12 +313,6 @@ impl<'a> Flow<'a> {
             tried.extend(state.filter(|state| !tried.contains(state)));
         }
         tried.iter().take(MAX_SWITCHES).any(|state| self.attempt(offset, *state, true));
-    }
-
-    fn follow_deferred(&mut self) {
-        while let Some(deferred) = self.deferred.pop() {
-            self.attempt(deferred.next, deferred.state, true);
-        }
     }
 
     /// Whether a settled instruction ends at `offset`, so that it is one that does not go on there.
@@ -343,12 +335,11 @@ impl<'a> Flow<'a> {
                 Ok(shown) if shown.evidence || !needs_evidence => {
                     self.settled = self.nodes.len();
                     self.switches.extend(shown.switches);
-                    self.deferred.extend(shown.deferred);
                     return true;
                 }
                 Err(Contradiction { behind_call }) if behind_call != NO_CALL => {
                     self.forget_unsettled();
-                    self.dead_calls.push(behind_call);
+                    self.dead_calls.push(behind_call & !DOUBTED);
                 }
                 _ => break,
             }
@@ -378,11 +369,11 @@ impl<'a> Flow<'a> {
             while let Some(index) = work.pop() {
                 self.visit(index, &mut instruction, &mut work, &mut shown)?;
             }
-            if shown.evidence || shown.deferred.is_empty() {
+            if shown.deferred.is_empty() {
                 return Ok(shown);
             }
             for deferred in std::mem::take(&mut shown.deferred) {
-                self.reach(deferred.next, deferred.state, deferred.call, &mut work, &mut shown)?;
+                self.reach(deferred.next, deferred.state, deferred.call | DOUBTED, &mut work, &mut shown)?;
             }
         }
     }
@@ -444,10 +435,14 @@ impl<'a> Flow<'a> {
                     if shown.is_supposed && !node.state.is_aligned() {
                         return Err(fell);
                     }
-                    behind_call = node.at;
+                    if behind_call == NO_CALL || behind_call & DOUBTED == 0 {
+                        behind_call = node.at;
+                    }
                     let aligned = self.svma.wrapping_add(next as u64).is_multiple_of(FUNCTION_ALIGNMENT);
                     if aligned || self.seen(next).is(Seen::PADDING) {
-                        shown.deferred.push(Deferred { call: node.at, next, state: after });
+                        if !self.opens_behind_padding(next) {
+                            shown.deferred.push(Deferred { call: node.at, next, state: after });
+                        }
                         return Ok(());
                     }
                 }
@@ -460,6 +455,13 @@ impl<'a> Flow<'a> {
             return self.reach(next, after, behind_call, work, shown);
         }
         Ok(())
+    }
+
+    /// Whether a function's usual first instruction is the first one that is no padding.
+    fn opens_behind_padding(&self, offset: usize) -> bool {
+        let mut behind = (offset..self.code.len()).take(MAX_PADDING_BYTES).map(|offset| self.seen(offset));
+        let first = behind.find(|seen| seen.is(Seen::STARTS) && !seen.is(Seen::PADDING));
+        first.is_some_and(|first| first.is(Seen::OPENING) || first.is(Seen::CALLED))
     }
 
     /// Notes that `state` holds at `offset`, and what is to be looked at again because of it.
@@ -477,7 +479,7 @@ impl<'a> Flow<'a> {
         }
         let Some(place) = self.reached.get_mut(offset) else { return Ok(()) };
         match *place {
-            BLOCKED => shown.evidence |= state.is_at_return() == Some(true),
+            BLOCKED => {}
             UNREACHED => {
                 *place = self.nodes.len() as u32;
                 work.push(self.nodes.len());
