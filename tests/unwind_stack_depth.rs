@@ -3,8 +3,7 @@
 
 use txprof::unwind::{FdeIndex, Row, Rule, RuleKind, Table};
 
-/// C without parts split off: C++'s landing pads are entered by no instruction, and where a compiler moved cold
-/// parts away, as in python3, 4 bytes in a hundred get another distance.
+/// C as musl is: without landing pads, without parts split off.
 const FILES: &[&str] = &["/usr/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib/x86_64-linux-gnu/libm.so.6"];
 /// `e_shoff`, and how program headers are found: ELF-64 Object File Format 1.5, figures 2 and 6.
 const E_SHOFF: usize = 40;
@@ -12,8 +11,18 @@ const E_SHNUM: usize = 60;
 const PHDR_BYTES: usize = 56;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 
+/// `xor %rbp, %rbp; mov %rsp, %rdi; lea 0(%rip), %rsi; and $-16, %rsp; call`, by which musl is known.
+const MUSL_START: &[u8] =
+    &[0x48, 0x31, 0xed, 0x48, 0x89, 0xe7, 0x48, 0x8d, 0x35, 0, 0, 0, 0, 0x48, 0x83, 0xe4, 0xf0, 0xe8];
+
+/// A copy that says nothing about its functions and begins as musl does. In both libraries the entry point,
+/// if there is one, lies in the first executable segment, whose offset is its address.
 fn without_cfi(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
+    let entry = u64::from_le_bytes(bytes[24..32].try_into().expect("8 bytes"));
+    let entry = if entry == 0 { first_code(&bytes) } else { entry };
+    bytes[24..32].copy_from_slice(&entry.to_le_bytes());
+    bytes[entry as usize..][..MUSL_START.len()].copy_from_slice(MUSL_START);
     bytes[E_SHOFF..E_SHOFF + 8].fill(0);
     bytes[E_SHNUM..E_SHNUM + 4].fill(0);
     let headers = 64..64 + PHDR_BYTES * usize::from(bytes[56]);
@@ -23,6 +32,14 @@ fn without_cfi(bytes: &[u8]) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Address of the first executable segment.
+fn first_code(bytes: &[u8]) -> u64 {
+    let headers = bytes[64..].chunks_exact(PHDR_BYTES).take(usize::from(bytes[56]));
+    let is_code = |header: &&[u8]| header[..4] == 1u32.to_le_bytes() && header[4] & 1 != 0;
+    let header = headers.into_iter().find(is_code).expect("a library has code");
+    u64::from_le_bytes(header[16..24].try_into().expect("8 bytes"))
 }
 
 fn table(bytes: &[u8]) -> Table {
@@ -51,7 +68,8 @@ struct Tally {
 }
 
 /// Where CFI says that the CFA counts from rsp or rbp, following the code gives the same distance or, for a
-/// sixth of the bytes at most, nothing; not three bytes in a thousand get another distance.
+/// sixth of the bytes at most, nothing; not three bytes in a thousand get another distance. Measured when
+/// this was written: 8.5 % and 0.14 % of libc, 2.9 % and 0.03 % of libm.
 #[test]
 fn rows_from_code_agree_with_cfi() {
     for path in FILES {
@@ -73,13 +91,6 @@ fn rows_from_code_agree_with_cfi() {
                             tally.agreeing += 1;
                         } else {
                             tally.differing += 1;
-<<<<<<< HEAD
-                            if shown < 12 && svma == start {
-                                shown += 1;
-                                println!("  {svma:#x}: {offset} for {expected}");
-                            }
-=======
->>>>>>> stackdepth
                         }
                     }
                     // rbp and rsp may both tell it.

@@ -16,6 +16,8 @@ pub struct Coverage {
     builder: TableBuilder,
     /// Single pages being built.
     pages_asked: HashSet<(ModuleId, u64)>,
+    /// Whole files being built.
+    unfinished: HashSet<ModuleId>,
     /// What the user should know, once each.
     pub warnings: Vec<String>,
 }
@@ -28,12 +30,17 @@ const MAX_PREFETCHED_BYTES: u64 = 8 << 20;
 impl Coverage {
     /// Builds with `builder`.
     pub fn new(builder: TableBuilder) -> Self {
-        Self { builder, pages_asked: HashSet::new(), warnings: Vec::new() }
+        Self { builder, pages_asked: HashSet::new(), unfinished: HashSet::new(), warnings: Vec::new() }
     }
 
     /// Whether something is being built.
     pub fn is_busy(&self) -> bool {
         self.builder.is_busy()
+    }
+
+    /// Whether some rows of this file are still to come.
+    pub fn is_building(&self, id: ModuleId) -> bool {
+        self.unfinished.contains(&id)
     }
 
     /// Asks for the rows of what a process is most likely to execute: the program, then
@@ -67,7 +74,10 @@ impl Coverage {
         };
         let accepted = self.builder.submit(Job { module: id.0, source, page, only_page });
         match (accepted, only_page) {
-            (true, false) => module.rows = Rows::Building,
+            (true, false) => {
+                module.rows = Rows::Building;
+                self.unfinished.insert(id);
+            }
             (false, true) => {
                 self.pages_asked.remove(&(id, page.unwrap_or(0)));
             }
@@ -86,6 +96,9 @@ impl Coverage {
     ) {
         while let Some(built) = self.builder.take() {
             let id = ModuleId(built.module);
+            if built.last {
+                self.unfinished.remove(&id);
+            }
             let before = modules.get(id).rows;
             let after = self.place(&built, before, tables, modules, now_ns);
             if after != before {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::coverage::{Coverage, tell_walker};
 use super::governor::{Governor, Spent};
-use super::module::{ModuleId, Rows};
+use super::module::ModuleId;
 use super::naming::{Named, name};
 use super::process::Process;
 use super::replay::Replay;
@@ -121,7 +121,7 @@ impl Recorder {
             self.replay.processes.values().filter_map(|p| p.mappings.iter().find_map(|m| m.module)).collect();
         while self.replay.coverage.is_busy() {
             let waited_ns = monotonic_ns().saturating_sub(began_ns);
-            let building = |id: &ModuleId| self.replay.modules.get(*id).rows == Rows::Building;
+            let building = |id: &ModuleId| self.replay.coverage.is_building(*id);
             let limit_ns = if programs.iter().any(building) { PREFETCH_PROGRAM_NS } else { PREFETCH_NS };
             if waited_ns > limit_ns {
                 break;

@@ -131,7 +131,23 @@ impl FdeIndex {
         let start = wanted.start.saturating_sub(FLOW_MARGIN_BYTES).max(gap.start);
         let end = wanted.end.saturating_add(FLOW_MARGIN_BYTES).min(gap.end);
         let code = self.image.code(elf, start..end);
-        code.flat_map(|(svma, code)| code_flow::pieces(code, svma, self.image.entry)).collect()
+        let follow = self.starts_like_musl(elf);
+        code.flat_map(|(svma, code)| code_flow::pieces(code, svma, self.image.entry, follow)).collect()
+    }
+
+    /// Whether the file begins as musl's programs and musl itself do (`crt_arch.h` for x86_64): musl's own
+    /// code has neither CFI nor frame pointers, and is plain C that can be followed. Elsewhere, gaps in the CFI
+    /// hold generated or hand-written code, and rows from following that would at times be wrong.
+    fn starts_like_musl(&self, elf: &[u8]) -> bool {
+        /// `xor %rbp, %rbp; mov %rsp, %rdi; lea _DYNAMIC(%rip), %rsi`, without its distance.
+        const START: &[u8] = &[0x48, 0x31, 0xed, 0x48, 0x89, 0xe7, 0x48, 0x8d, 0x35];
+        /// `and $-16, %rsp; call`
+        const THEN: &[u8] = &[0x48, 0x83, 0xe4, 0xf0, 0xe8];
+        let entry = self.image.entry;
+        let Some((_, code)) = self.image.code(elf, entry..entry.saturating_add(18)).next() else {
+            return false;
+        };
+        code.starts_with(START) && code.get(START.len() + 4..).is_some_and(|rest| rest.starts_with(THEN))
     }
 }
 
