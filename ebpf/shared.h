@@ -149,11 +149,9 @@ enum counter {
 	COUNTER_SAMPLES = 0,    /* samples of targets that were taken */
 	COUNTER_RING_FULL = 1,  /* of these, lost because the ring was full */
 	COUNTER_RUN_NS = 2,     /* time spent in runs that sampled */
-	COUNTER_FILTERED = 3,   /* ticks that hit no target */
-	COUNTER_PROCESSES_FULL = 4, /* children not followed: `processes` was full */
-	COUNTER_EVENTS_LOST = 5, /* fork, exec or exit events lost because the ring was full */
-	COUNTER_CACHE_MISSES = 6, /* rules found by search rather than in the cache */
-	COUNTER_COUNT = 7,
+	COUNTER_PROCESSES_FULL = 3, /* children not followed: `processes` was full */
+	COUNTER_EVENTS_LOST = 4, /* fork, exec or exit events lost because the ring was full */
+	COUNTER_COUNT = 5,
 };
 
 #endif

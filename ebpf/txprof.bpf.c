@@ -76,10 +76,8 @@ int on_cpu(struct bpf_perf_event_data *ctx)
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	__u32 pid = pid_tgid >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &pid);
-	if (!process) {
-		count(COUNTER_FILTERED, 1);
+	if (!process)
 		return 0;
-	}
 	__u64 began = bpf_ktime_get_ns();
 	__u32 cpu = bpf_get_smp_processor_id();
 	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &cpu);
@@ -106,7 +104,6 @@ int on_cpu(struct bpf_perf_event_data *ctx)
 		sample->user_count = scratch->walk.frame_count;
 		if (sample->outcome == OUTCOME_COMPLETE)
 			sample->outcome = scratch->walk.outcome;
-		count(COUNTER_CACHE_MISSES, scratch->walk.misses);
 	}
 	emit_sample(scratch);
 	count(COUNTER_SAMPLES, 1);

@@ -43,7 +43,6 @@ struct cached_rule {
 /* Where a walk is. */
 struct walk {
 	__u64 pc;
-	__u64 misses; /* of the cache */
 	__u32 first_mapping;
 	__u32 mapping_count;
 	__u32 generation;
@@ -199,7 +198,6 @@ static __always_inline int find_rule(struct scratch *scratch, __u64 address)
 	struct cached_rule *cached = &scratch->cache[hash & (CACHE_ENTRIES - 1)];
 	if (cached->pc == address && cached->generation == walk->generation)
 		return cached->rule;
-	walk->misses++;
 	int rule = search_rule(address, walk->first_mapping, walk->mapping_count);
 	if (rule >= 0) {
 		cached->pc = address;

@@ -374,6 +374,22 @@ fn vdso_functions_are_named() {
     assert_eq!(frames[0][0].module.as_deref(), Some("[vdso]"));
 }
 
+/// Without inlined calls each address has one frame, the function that holds it.
+#[test]
+fn inlined_calls_are_left_out_on_request() {
+    let Some(directory) = build("", "") else { return };
+    let path = directory.path().join("program");
+    let addresses = code_of(&path, FUNCTIONS);
+    let module =
+        || ModuleFile { display: "program".into(), file: File::open(&path).expect("open"), root: None };
+    let all = resolve_module(&module(), Path::new("/none"), &addresses);
+    assert!(all.iter().any(|frames| frames.len() > 1), "the program has inlined calls");
+    let config = Config { inlined_calls: false, ..Config::default() };
+    let held = Symbolizer::new(config).resolve_module(&module(), &addresses);
+    let holders = all.iter().map(|frames| &frames[frames.len() - 1..]);
+    assert!(held.iter().map(Vec::as_slice).eq(holders));
+}
+
 /// In a stripped program all addresses of a function have one name, the function's start as the
 /// unstripped program's symbol table states it.
 #[test]

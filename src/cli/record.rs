@@ -134,7 +134,8 @@ fn record(
     recorder.enable()?;
     let child = targets.held.take().map(Held::release).transpose()?;
     recorder.run(stop, &mut |now| progress.update(now.elapsed, now.samples, now.lost))?;
-    let config = Config { source_lines: plan.lines || plan.inlines, ..Config::default() };
+    let config =
+        Config { source_lines: plan.lines || plan.inlines, inlined_calls: plan.inlines, ..Config::default() };
     let naming = &mut |module: &str| progress.step(&format!("naming the functions of {module}"));
     let profile = recorder.finish(targets.description.clone(), config, naming)?;
     Ok((profile, child))

@@ -57,10 +57,6 @@ outcomes! {
     MappingsNotLoaded = 11, false, "mappings of the process were still loading";
     /// The kernel's part of the stack could not be taken; the user part is there.
     KernelStackFailed = 12, false, "kernel stack not readable";
-    /// The walk used a mapping that had been replaced a moment before.
-    StaleMapping = 13, false, "mapping changed under the walk";
-    /// A return address pointed outside executable memory.
-    ReturnNotExecutable = 14, false, "return address not executable";
 }
 
 #[cfg(test)]

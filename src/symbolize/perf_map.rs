@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use super::root::Root;
 use crate::model::{Avma, Frame, FrameKind};
+use crate::target::namespace;
 use crate::{Result, ResultExt};
 
 /// Pieces of code kept. Node with a large application writes 100,000; each
@@ -231,9 +232,7 @@ fn find(pid: u32) -> Option<File> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     // `Uid:` real, effective, saved, file system.
     let uid: u32 = field("Uid:")?.split_whitespace().nth(1)?.parse().ok()?;
-    // `NSpid:` one number per nested namespace, ours first.
-    let inner: u32 =
-        field("NSpid:").and_then(|ids| ids.split_whitespace().last()?.parse().ok()).unwrap_or(pid);
+    let inner = namespace::innermost_pid(pid).unwrap_or(pid);
     let places = [(PathBuf::from(format!("/proc/{pid}/root")), inner), (PathBuf::from("/"), pid)];
     places.iter().find_map(|(root, id)| find_below(root, *id, uid))
 }

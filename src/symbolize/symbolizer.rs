@@ -19,6 +19,8 @@ pub struct Config {
     pub debug_directories: Vec<PathBuf>,
     /// Whether to read DWARF at all: inlined frames, files and lines.
     pub source_lines: bool,
+    /// Whether inlined calls are frames of their own.
+    pub inlined_calls: bool,
     /// Bytes of decompressed debug information held at once, per module. What
     /// would exceed it is not read, and the symbol table answers.
     pub max_decompressed_bytes: u64,
@@ -29,6 +31,7 @@ impl Default for Config {
         Self {
             debug_directories: vec![PathBuf::from("/usr/lib/debug")],
             source_lines: true,
+            inlined_calls: true,
             max_decompressed_bytes: 512 << 20,
         }
     }
@@ -133,6 +136,9 @@ impl Symbolizer {
             };
             addresses.iter().zip(&symbols).map(by_symbol).collect()
         });
+        if !self.config.inlined_calls {
+            answers.iter_mut().for_each(|frames| frames.retain(|frame| frame.kind != FrameKind::Inlined));
+        }
         self.stats.unnamed_addresses += name_by_start(name, bytes, addresses, &mut answers);
         answers
     }

@@ -14,8 +14,8 @@ pub const PAGE_NOT_LOADED: u32 = u32::MAX;
 pub const RULE_CAPACITY: usize = 65_536;
 /// Bytes of a `comm`, `TASK_COMM_LEN` of `include/linux/sched.h`.
 pub const COMM_BYTES: usize = 16;
-/// Size of `struct scratch` is not part of the ABI; this is the number of `counters`.
-pub const COUNTER_COUNT: usize = 7;
+/// Number of `counters`.
+pub const COUNTER_COUNT: usize = 5;
 
 /// `enum counter`: what the kernel side counts, summed over CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,22 +26,18 @@ pub struct Counters {
     pub ring_full: u64,
     /// Nanoseconds spent in runs that sampled.
     pub run_ns: u64,
-    /// Ticks that hit no target.
-    pub filtered: u64,
     /// Children not followed because `processes` was full.
     pub processes_full: u64,
     /// Fork, exec and exit events lost because the ring was full.
     pub events_lost: u64,
-    /// Rules found by search rather than in the cache.
-    pub cache_misses: u64,
 }
 
 impl Counters {
     /// In the order of `enum counter`.
     #[cfg(feature = "bpf")]
     pub(crate) fn from_values(values: [u64; COUNTER_COUNT]) -> Self {
-        let [samples, ring_full, run_ns, filtered, processes_full, events_lost, cache_misses] = values;
-        Self { samples, ring_full, run_ns, filtered, processes_full, events_lost, cache_misses }
+        let [samples, ring_full, run_ns, processes_full, events_lost] = values;
+        Self { samples, ring_full, run_ns, processes_full, events_lost }
     }
 }
 

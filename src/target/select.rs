@@ -127,18 +127,12 @@ impl Selector {
     }
 
     /// Whether `pid` is selected by itself; to be asked again after each `exec`, which changes
-    /// names. Children of selected processes are the caller's to follow, see
-    /// [`Selector::follows_children`]. Our own process never matches.
+    /// names. Children of selected processes are the caller's to follow. Our own process never matches.
     pub fn matches(&self, pid: u32) -> bool {
         pid != std::process::id()
             && (self.is_named(pid)
                 || self.names.iter().any(|name| is_called(pid, name))
                 || self.cgroups.iter().any(|cgroup| cgroup.contains(pid)))
-    }
-
-    /// Whether what a selected process forks is selected, too.
-    pub fn follows_children(&self) -> bool {
-        self.with_children
     }
 
     fn is_named(&self, pid: u32) -> bool {
