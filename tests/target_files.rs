@@ -2,7 +2,7 @@
 //! in another root; and nothing else is ever opened in their place.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind as ErrorKindOfIo, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,22 @@ const SLEEP: &str = "/bin/sleep";
 struct Running(Child);
 
 impl Running {
-    /// Starts `command` and waits until it executes something called `comm`.
+    /// Starts `command` and waits until it executes something called `comm`. A binary that was
+    /// just written is busy while a child that another test forked meanwhile still holds the descriptor.
     fn start(command: &mut Command, comm: &str) -> Self {
-        let running = Self(command.spawn().expect("the command starts"));
+        let began = Instant::now();
+        let child = loop {
+            match command.spawn() {
+                Err(error)
+                    if error.kind() == ErrorKindOfIo::ExecutableFileBusy
+                        && began.elapsed() < Duration::from_secs(10) =>
+                {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                started => break started.expect("the command starts"),
+            }
+        };
+        let running = Self(child);
         wait_until(|| {
             std::iter::once(running.pid()).chain(descendants(running.pid())).any(|pid| is_called(pid, comm))
         });
