@@ -2,7 +2,7 @@
 //! in another root; and nothing else is ever opened in their place.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind as ErrorKindOfIo, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,26 +15,20 @@ use txprof::target::{candidate, mapped_file, namespace, procfs};
 
 const SLEEP: &str = "/bin/sleep";
 
+/// Copies a binary in a process of its own: had this one ever held it open for writing, a child
+/// forked meanwhile by another test would, too, and the copy could not be executed.
+fn copy_file(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let status = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status();
+    assert!(status.is_ok_and(|status| status.success()), "cp works");
+}
+
 /// A process that ends with the test.
 struct Running(Child);
 
 impl Running {
-    /// Starts `command` and waits until it executes something called `comm`. A binary that was
-    /// just written is busy while a child that another test forked meanwhile still holds the descriptor.
+    /// Starts `command` and waits until it executes something called `comm`.
     fn start(command: &mut Command, comm: &str) -> Self {
-        let began = Instant::now();
-        let child = loop {
-            match command.spawn() {
-                Err(error)
-                    if error.kind() == ErrorKindOfIo::ExecutableFileBusy
-                        && began.elapsed() < Duration::from_secs(10) =>
-                {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                started => break started.expect("the command starts"),
-            }
-        };
-        let running = Self(child);
+        let running = Self(command.spawn().expect("the command starts"));
         wait_until(|| {
             std::iter::once(running.pid()).chain(descendants(running.pid())).any(|pid| is_called(pid, comm))
         });
@@ -99,7 +93,7 @@ fn assert_same_bytes(mut opened: File, original: &Path) {
 /// A copy of sleep(1) in a place that every user can reach.
 fn copy_of_sleep(directory: &Path, name: &str) -> PathBuf {
     let copy = directory.join(name);
-    std::fs::copy(SLEEP, &copy).expect("a copy of sleep");
+    copy_file(SLEEP, &copy);
     std::fs::set_permissions(directory, PermissionsExt::from_mode(0o755)).expect("chmod");
     copy
 }
@@ -182,7 +176,7 @@ fn other_root_and_namespaces_are_seen_through() {
     for file in [SLEEP, "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"] {
         let copy = jail.path().join(&file[1..]);
         std::fs::create_dir_all(copy.parent().expect("a directory")).expect("mkdir");
-        std::fs::copy(file, copy).expect("copy");
+        copy_file(file, copy);
     }
     std::os::unix::fs::symlink("/etc/passwd", jail.path().join("absolute")).expect("symlink");
     std::os::unix::fs::symlink("../../../../../etc/passwd", jail.path().join("relative")).expect("symlink");
@@ -223,7 +217,7 @@ fn ordinary_user_gets_the_mapped_file_or_none() {
         if is_root() {
             let directory = tempfile::tempdir().expect("temporary directory");
             let copy = directory.path().join("test");
-            std::fs::copy(std::env::current_exe().expect("this test"), &copy).expect("copy");
+            copy_file(std::env::current_exe().expect("this test"), &copy);
             std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).expect("chmod");
             let status = Command::new("setpriv")
                 .args(["--reuid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"])

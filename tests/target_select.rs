@@ -8,6 +8,13 @@ use txprof::target::procfs;
 use txprof::target::select::{Selector, Wish};
 use txprof::{Error, ErrorKind};
 
+/// Copies a binary in a process of its own: had this one ever held it open for writing, a child
+/// forked meanwhile by another test would, too, and the copy could not be executed.
+fn copy_file(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let status = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status();
+    assert!(status.is_ok_and(|status| status.success()), "cp works");
+}
+
 /// A process that ends with the test.
 struct Running(Child);
 
@@ -139,7 +146,7 @@ fn thread_stands_for_its_process() {
 fn name_is_found_and_slips_are_understood() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let program = directory.path().join("quite-long-sleeper-name");
-    std::fs::copy("/bin/sleep", &program).expect("copy");
+    copy_file("/bin/sleep", &program);
     let wish = |name: &str| Wish { names: vec![name.to_owned()], ..Wish::default() };
     let running = Running::start(Command::new(&program).arg("60"));
     wait_until(|| procfs::comm(running.pid()).is_ok_and(|comm| comm == "quite-long-slee"));
