@@ -50,7 +50,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// While rows are being built or a program has just started.
 const BUSY_TICK: Duration = Duration::from_millis(2);
 /// How long sampling waits for the rows of the libraries, and of the program itself.
-const PREFETCH_NS: u64 = 100_000_000;
+const PREFETCH_NS: u64 = 300_000_000;
 const PREFETCH_PROGRAM_NS: u64 = 2_000_000_000;
 /// The governor's and the progress display's step.
 const SECOND_NS: u64 = 1_000_000_000;
