@@ -33,6 +33,7 @@ mod build;
 pub mod index;
 pub mod codec;
 pub mod step;
+pub mod python;
 
 pub use index::FdeIndex;
 pub use row::Row;

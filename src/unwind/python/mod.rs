@@ -1,0 +1,15 @@
+//! CPython as the walker must know it: which binaries hold an interpreter, where
+//! its structures keep what a stack needs, and what a code object's bytes say.
+//!
+//! ```text
+//! ELF bytes ──► binary ──► version, address of _PyRuntime, parts of the eval loop
+//! version ────► layout ──► offsets, one row per minor version (3.13+: told by the runtime itself)
+//! code object ─► text, line_table ──► qualified name, file, line
+//! native frames + Python frames ──► merge ──► one stack in call order
+//! ```
+//!
+//! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
+
+pub mod layout;
+
+pub use layout::{FrameForm, Layout, Version};
