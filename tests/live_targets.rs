@@ -120,6 +120,22 @@ fn children_are_followed_through_fork_and_exec() {
     assert!(shot.folded.complete_share() > 0.97, "{:?}", shot.folded.reasons());
 }
 
+/// Children born while txprof chooses its targets, loads its programs and attaches are followed as well:
+/// of a hundred children, born one every 5 ms around that time, each is seen.
+#[test]
+fn children_born_while_attaching_are_followed() {
+    let Some(_turn) = turn() else { return };
+    let target = Target::start("births", &["100"]);
+    let profile = record_json(&["-F", "999", "-d", "20", "-p", &target.pid(), "--per-thread"]);
+    let born = target.account()[1];
+    assert_eq!(born, 100, "the recording ended before its target did");
+    let roots = profile["roots"].as_array().expect("JSON form has roots");
+    let mut pids: Vec<_> = roots.iter().map(|root| root["thread"]["pid"].to_string()).collect();
+    pids.retain(|pid| *pid != target.pid());
+    pids.sort_unstable();
+    assert_eq!(pids.len(), 100, "{pids:?}");
+}
+
 /// Threads are summed by default and told apart by `--per-thread`, under their names.
 #[test]
 fn threads_are_told_apart_by_name() {
