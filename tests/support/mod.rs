@@ -12,13 +12,17 @@
 mod build;
 mod folded;
 mod history;
+mod profile;
 mod run;
 mod target;
 
 pub use build::{PROGRAMS, Program, built, built_library, program};
 pub use folded::{Folded, Line};
-pub use history::{History, weight_ns};
-pub use run::{Run, Shot, command, record, record_burning, record_json, scratch, txprof};
+pub use history::{History, stolen_ns};
+pub use profile::{completeness, processes, weight_ns};
+pub use run::{
+    Run, Shot, TIMES, command, record, record_burning, record_burning_json, record_json, scratch, txprof,
+};
 pub use target::{Account, Target, read_account, wait_for};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
