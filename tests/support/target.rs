@@ -67,6 +67,8 @@ impl Target {
         let directory = scratch();
         let account = directory.path().join("account");
         std::fs::write(&account, [0; 128]).expect("scratch directories are writable");
+        // What it leaves behind where it runs, such as node's logs, goes with its directory.
+        command.current_dir(directory.path());
         command.env("ORACLE", &account).process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let undertaker = Command::new("sh")
