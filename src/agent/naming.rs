@@ -52,6 +52,7 @@ pub fn name(
             names.insert(RawFrame::Module(id, svma), frames);
         }
     }
+    names.warnings.extend(symbolizer.refusals());
     name_others(&mut names, &raw, modules, jit);
     spell_out(capture, names)
 }
