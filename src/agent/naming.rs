@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use ahash::AHashMap;
+
 use super::capture::{Capture, RawFrame};
 use super::module::{Module, ModuleId, Modules};
 use crate::model::{Avma, Frame, FrameKind, Sample, StackId, Svma};
@@ -117,8 +119,7 @@ fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, j
 /// Which frames each raw frame stands for.
 #[derive(Debug, Default)]
 struct Names {
-    frames: Vec<Frame>,
-    numbers: HashMap<Frame, u32>,
+    numbers: AHashMap<Frame, u32>,
     of_raw: HashMap<RawFrame, Box<[u32]>>,
     warnings: Vec<String>,
 }
@@ -126,13 +127,8 @@ struct Names {
 impl Names {
     fn insert(&mut self, raw: RawFrame, frames: Vec<Frame>) {
         let numbers = frames.into_iter().map(|frame| {
-            if let Some(number) = self.numbers.get(&frame) {
-                return *number;
-            }
-            let number = self.frames.len() as u32;
-            self.frames.push(frame.clone());
-            self.numbers.insert(frame, number);
-            number
+            let next = self.numbers.len() as u32;
+            *self.numbers.entry(frame).or_insert(next)
         });
         let numbers = numbers.collect();
         self.of_raw.insert(raw, numbers);
@@ -140,7 +136,10 @@ impl Names {
 }
 
 fn spell_out(capture: &Capture, names: Names) -> Named {
-    let mut named = Named { frames: names.frames, warnings: names.warnings, ..Named::default() };
+    let mut frames: Vec<(Frame, u32)> = names.numbers.into_iter().collect();
+    frames.sort_unstable_by_key(|(_, number)| *number);
+    let frames = frames.into_iter().map(|(frame, _)| frame).collect();
+    let mut named = Named { frames, warnings: names.warnings, ..Named::default() };
     let mut stack_ids = HashMap::new();
     for (root, node, outcome, tally) in capture.samples() {
         let stack = *stack_ids.entry(node).or_insert_with(|| {

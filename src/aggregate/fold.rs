@@ -13,6 +13,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use ahash::AHashMap;
+
 use super::name::harmless;
 use crate::model::{Frame, FrameKind, Outcome, Profile, Root, Sample, WeightUnit};
 
@@ -117,7 +119,7 @@ struct Folder<'a> {
     profile: &'a Profile,
     options: FoldOptions,
     modules: bool,
-    frames: HashMap<FoldFrame, u32>,
+    frames: AHashMap<FoldFrame, u32>,
     /// Fold frame of each profile frame, once it was needed.
     of_frame: Vec<Option<u32>>,
     of_root: HashMap<&'a Root, Vec<u32>>,
@@ -129,7 +131,7 @@ impl<'a> Folder<'a> {
             profile,
             options,
             modules,
-            frames: HashMap::new(),
+            frames: AHashMap::new(),
             of_frame: vec![None; profile.frames.len()],
             of_root: HashMap::new(),
         }
@@ -199,7 +201,7 @@ fn shown(frame: &Frame, lines: bool, modules: bool) -> FoldFrame {
     FoldFrame { name, kind: FoldKind::Frame(frame.kind), module }
 }
 
-fn intern(frames: &mut HashMap<FoldFrame, u32>, frame: FoldFrame) -> u32 {
+fn intern(frames: &mut AHashMap<FoldFrame, u32>, frame: FoldFrame) -> u32 {
     // Fewer than u32::MAX: each of the profile's frames, itself numbered by u32, adds at most one,
     // and a profile with that many roots beside them does not fit in memory.
     let next = frames.len() as u32;
@@ -210,7 +212,7 @@ fn intern(frames: &mut HashMap<FoldFrame, u32>, frame: FoldFrame) -> u32 {
 }
 
 /// Renumbers the frames in ascending order, sorts the paths and sums equal ones.
-fn sort_and_merge(frames: HashMap<FoldFrame, u32>, mut stacks: Vec<(Box<[u32]>, u64)>) -> Fold {
+fn sort_and_merge(frames: AHashMap<FoldFrame, u32>, mut stacks: Vec<(Box<[u32]>, u64)>) -> Fold {
     let mut sorted: Vec<(FoldFrame, u32)> = frames.into_iter().collect();
     sorted.sort_unstable();
     let mut rank = vec![0; sorted.len()];

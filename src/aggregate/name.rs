@@ -18,9 +18,13 @@ pub const MAX_NAME_CHARS: usize = 500;
 ///
 /// Harmless names stay as they are, so that `harmless(harmless(x)) = harmless(x)`.
 pub fn harmless(name: &str) -> String {
+    let name = name.trim();
     let mut result = String::with_capacity(name.len().min(MAX_NAME_CHARS * 4));
-    let mut chars = 0;
-    for c in name.trim().chars() {
+    // Most names are plain to their end and copied at once.
+    let (plain, rest) = name.split_at(plain_len(name));
+    result.push_str(plain);
+    let mut chars = plain.len();
+    for c in rest.chars() {
         let c = match c {
             ';' => ':',
             c if c.is_whitespace() => ' ',
@@ -40,6 +44,18 @@ pub fn harmless(name: &str) -> String {
     }
     disarm(&mut result);
     if result.is_empty() { "?".to_owned() } else { result }
+}
+
+/// How many bytes of `name`, at most as many as are shown, stay as they are: printable ASCII without
+/// `;` and without two blanks in a row.
+fn plain_len(name: &str) -> usize {
+    let mut before = 0;
+    let is_plain = |byte: &u8| {
+        let blank_again = *byte == b' ' && before == b' ';
+        before = *byte;
+        matches!(*byte, b' '..=b'~') && *byte != b';' && !blank_again
+    };
+    name.bytes().take(MAX_NAME_CHARS).take_while(is_plain).count()
 }
 
 /// Takes from the ends of `name` what readers of folded lines would misread.

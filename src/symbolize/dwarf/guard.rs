@@ -13,9 +13,10 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::fmt;
 
-use gimli::{LittleEndian, ReaderOffsetId, Result};
+use gimli::{LittleEndian, ReaderOffsetId, Result, leb128};
 
 /// Stack of the threads that parse. Calls inlined into each other recurse, one
 /// level per level; compilers stop at some dozens.
@@ -135,6 +136,15 @@ impl<'data> GuardedReader<'data> {
         Ok(taken)
     }
 
+    /// A LEB128 number of one byte, as most are; `None` leaves a longer one unread.
+    #[inline]
+    fn take_short_leb128(&mut self) -> Result<Option<u8>> {
+        self.guard.charge(1)?;
+        let [value @ 0..0x80, rest @ ..] = self.bytes else { return Ok(None) };
+        self.bytes = rest;
+        Ok(Some(*value))
+    }
+
     #[cold]
     fn end(&self) -> gimli::Error {
         gimli::Error::UnexpectedEof(gimli::Reader::offset_id(self))
@@ -188,7 +198,11 @@ impl gimli::Reader for GuardedReader<'_> {
     }
 
     fn find(&self, byte: u8) -> Result<usize> {
-        let found = self.bytes.iter().position(|at| *at == byte);
+        // Names end in 0 and are long; what looks for that byte alone takes 16 at a time.
+        let found = match byte {
+            0 => CStr::from_bytes_until_nul(self.bytes).ok().map(CStr::count_bytes),
+            _ => self.bytes.iter().position(|at| *at == byte),
+        };
         // Looking at 16 bytes costs about as much as one read.
         self.guard.charge(found.unwrap_or(self.bytes.len()) as u64 / 16)?;
         found.ok_or_else(|| self.end())
@@ -203,6 +217,30 @@ impl gimli::Reader for GuardedReader<'_> {
     fn split(&mut self, len: usize) -> Result<Self> {
         let bytes = self.take(len)?;
         Ok(Self { bytes, guard: self.guard })
+    }
+
+    #[inline]
+    fn skip_leb128(&mut self) -> Result<()> {
+        match self.take_short_leb128()? {
+            Some(_) => Ok(()),
+            None => leb128::read::skip(self),
+        }
+    }
+
+    #[inline]
+    fn read_uleb128(&mut self) -> Result<u64> {
+        match self.take_short_leb128()? {
+            Some(value) => Ok(value.into()),
+            None => leb128::read::unsigned(self),
+        }
+    }
+
+    #[inline]
+    fn read_uleb128_u16(&mut self) -> Result<u16> {
+        match self.take_short_leb128()? {
+            Some(value) => Ok(value.into()),
+            None => leb128::read::u16(self),
+        }
     }
 
     fn to_slice(&self) -> Result<Cow<'_, [u8]>> {
