@@ -37,6 +37,8 @@ pub fn name(
 ) -> Named {
     let mut names = Names::default();
     let raw: BTreeSet<RawFrame> = capture.frames().collect();
+    // About one frame for each address; growing would hash all names again.
+    names.numbers.reserve(raw.len());
     let mut symbolizer = Symbolizer::new(config);
     let in_module = |frame: &RawFrame| match frame {
         RawFrame::Module(id, svma) => Some((*id, *svma)),

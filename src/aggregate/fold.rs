@@ -131,7 +131,8 @@ impl<'a> Folder<'a> {
             profile,
             options,
             modules,
-            frames: AHashMap::new(),
+            // Growing would hash all names again.
+            frames: AHashMap::with_capacity(profile.frames.len()),
             of_frame: vec![None; profile.frames.len()],
             of_root: HashMap::new(),
         }

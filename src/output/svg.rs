@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
 use inferno::flamegraph::{self, Options, TextTruncateDirection};
+use memchr::memchr;
 
 use super::{date, quantity};
 use crate::aggregate::name::harmless;
@@ -33,6 +34,9 @@ const LEGEND: char = '\u{e005}';
 const DIGIT_0: char = '\u{e800}';
 /// How many digits there are; three of them are more than there are numbers.
 const DIGITS: u32 = 1 << 11;
+
+/// The first byte, in UTF-8, of all these private-use characters and of nothing else in inferno's picture.
+const LEAD_BYTE: u8 = 0xee;
 
 /// Frames narrower than this share, in percent of the picture, are left out: an
 /// eighth of a pixel on a wide screen, visible only after zooming eightfold.
@@ -126,7 +130,8 @@ pub fn write(profile: &Profile, options: FoldOptions, writer: &mut dyn Write) ->
     if let Some(at) = text.find(FAINT) {
         text.replace_range(at..at + FAINT.len(), "opacity:0.7");
     }
-    rewrite(&text, &fold.frames, chars_per_percent, writer)
+    let pieces: Vec<Piece> = fold.frames.iter().map(Piece::of).collect();
+    rewrite(&text, &pieces, chars_per_percent, writer)
 }
 
 /// The text by which inferno knows the frame `index`.
@@ -249,16 +254,38 @@ fn subtitle(profile: &Profile, fold: &Fold, total: u128) -> String {
     text
 }
 
+/// What replaces a frame's key.
+struct Piece<'a> {
+    /// `name (kind, module, `, as XML: what a tooltip begins with.
+    tooltip: String,
+    name: &'a str,
+}
+
+impl<'a> Piece<'a> {
+    fn of(frame: &'a FoldFrame) -> Self {
+        let mut tooltip = escape(&frame.name);
+        tooltip.push_str(" (");
+        // The script takes what follows the last `(` for the numbers.
+        let module = frame.module.as_deref().unwrap_or("").replace('(', "[").replace(')', "]");
+        let module = if module == "[kernel]" { "" } else { &module };
+        for part in [look_of(frame.kind).tooltip, module].iter().filter(|part| !part.is_empty()) {
+            tooltip.push_str(&escape(part));
+            tooltip.push_str(", ");
+        }
+        Self { tooltip, name: &frame.name }
+    }
+}
+
 /// Copies inferno's `picture`, putting words and marks where the private-use
 /// characters are.
 fn rewrite(
     picture: &str,
-    frames: &[FoldFrame],
+    pieces: &[Piece<'_>],
     chars_per_percent: f64,
     writer: &mut dyn Write,
 ) -> io::Result<()> {
     let mut rest = picture;
-    while let Some(at) = rest.find(|c| (FIRST_LINE..=LEGEND).contains(&c) || digit(c).is_some()) {
+    while let Some(at) = memchr(LEAD_BYTE, rest.as_bytes()) {
         writer.write_all(&rest.as_bytes()[..at])?;
         rest = &rest[at..];
         let mut chars = rest.chars();
@@ -275,7 +302,7 @@ fn rewrite(
                 }
             }
             _ => {
-                rest = rewrite_frame(rest, frames, chars_per_percent, writer)?;
+                rest = rewrite_frame(rest, pieces, chars_per_percent, writer)?;
                 continue;
             }
         }
@@ -288,35 +315,22 @@ fn rewrite(
 /// its label, and `</text>` is what is left of it.
 fn rewrite_frame<'a>(
     rest: &'a str,
-    frames: &[FoldFrame],
+    pieces: &[Piece<'_>],
     chars_per_percent: f64,
     writer: &mut dyn Write,
 ) -> io::Result<&'a str> {
     let broken = || io::Error::other("the picture is not laid out as expected");
     let (key, numbers) = rest.split_once(" (").ok_or_else(broken)?;
     let index = key.chars().try_fold(0, |number, c| Some(number * DIGITS as usize + digit(c)?));
-    let frame = index.and_then(|index| frames.get(index)).ok_or_else(broken)?;
-    write_escaped(&frame.name, writer)?;
-    writer.write_all(b" (")?;
-    // The script takes what follows the last `(` for the numbers.
-    let module = frame.module.as_deref().unwrap_or("").replace('(', "[").replace(')', "]");
-    let module = if module == "[kernel]" { "" } else { &module };
-    for part in [look_of(frame.kind).tooltip, module].iter().filter(|part| !part.is_empty()) {
-        write_escaped(part, writer)?;
-        writer.write_all(b", ")?;
-    }
-    let (tag_end, rest) = numbers
-        .split_once("<text ")
-        .and_then(|(numbers, rest)| {
-            let place = rest.find('>')? + 1;
-            Some((numbers.len() + "<text ".len() + place, &rest[place..]))
-        })
-        .ok_or_else(broken)?;
-    let (numbers, _) = numbers.split_at(tag_end);
-    writer.write_all(numbers.as_bytes())?;
-    let width = numbers.split_once("width=\"").and_then(|(_, width)| width.split_once('%'));
+    let piece = index.and_then(|index| pieces.get(index)).ok_or_else(broken)?;
+    writer.write_all(piece.tooltip.as_bytes())?;
+    let tag = numbers.find("<text ").ok_or_else(broken)?;
+    let label = tag + numbers[tag..].find('>').ok_or_else(broken)? + 1;
+    let (outline, rest) = numbers.split_at(label);
+    writer.write_all(outline.as_bytes())?;
+    let width = outline.split_once("width=\"").and_then(|(_, width)| width.split_once('%'));
     let width: f64 = width.and_then(|(width, _)| width.parse().ok()).ok_or_else(broken)?;
-    write_label(&frame.name, (width * chars_per_percent) as usize, writer)?;
+    write_label(piece.name, (width * chars_per_percent) as usize, writer)?;
     rest.find("</text>").map(|end| &rest[end..]).ok_or_else(broken)
 }
 

@@ -13,10 +13,10 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::fmt;
 
 use gimli::{LittleEndian, ReaderOffsetId, Result, leb128};
+use memchr::memchr;
 
 /// Stack of the threads that parse. Calls inlined into each other recurse, one
 /// level per level; compilers stop at some dozens.
@@ -198,11 +198,7 @@ impl gimli::Reader for GuardedReader<'_> {
     }
 
     fn find(&self, byte: u8) -> Result<usize> {
-        // Names end in 0 and are long; what looks for that byte alone takes 16 at a time.
-        let found = match byte {
-            0 => CStr::from_bytes_until_nul(self.bytes).ok().map(CStr::count_bytes),
-            _ => self.bytes.iter().position(|at| *at == byte),
-        };
+        let found = memchr(byte, self.bytes);
         // Looking at 16 bytes costs about as much as one read.
         self.guard.charge(found.unwrap_or(self.bytes.len()) as u64 / 16)?;
         found.ok_or_else(|| self.end())
