@@ -28,8 +28,13 @@ try:
 except ImportError:
     _hashlib = None
 
+
+class Odd:
+    pass
+
+
 random_bytes = os.urandom(1 << 18)
-nested = [{"key %d" % n: [n, str(n), {"inner": [n] * 20}]} for n in range(2000)]
+nested = [{"key %d" % n: [n, str(n), {"inner": [n] * 20}]} for n in range(2000)] + [Odd()]
 
 
 def add(slot, since):
@@ -90,10 +95,6 @@ def by_re():
     re.sub("[abc]", replaced, "a-b-c")
 
 
-class Odd:
-    pass
-
-
 def stand_in(odd):
     return burn(9, ("iterencode", [json_file]))
 
@@ -102,9 +103,13 @@ def by_json_default():
     json.dumps([Odd(), Odd(), Odd()], default=stand_in)
 
 
+def told_by_json(_odd):
+    tell(10, ("iterencode", [json_file]), skip=1)
+    return 1
+
+
 def by_json():
-    tell(10, ("iterencode", [json_file]))
-    return json.dumps(nested)
+    return json.dumps(nested, default=told_by_json)
 
 
 def by_zlib():

@@ -1,8 +1,9 @@
 """Truth: the lines that end in `# slot N` burn the time that slot N tells, whichever frame is the innermost; no other
-line of these functions burns anything to speak of. Slot 3 holds the sum of slots 4 to 8.
+line of these functions burns anything to speak of. Where several lines have one slot, it is theirs together. Slot 3
+holds the sum of slots 4 to 8.
 
-`calls` waits in its callee on each of its lines; `loops` burns in its own bytecode, and at slot 8 in C. Line
-numbers of frames in `<module>` and `main` are those of the call."""
+`calls` waits in its callee on each of its lines; `loops` burns in its own bytecode, and at slot 8 in C. The lines of
+frames of `main` are those of the two calls."""
 import zlib
 
 from oracle import MS, UNITS, account, clock, jitter
@@ -44,9 +45,9 @@ def loops():
     before, x = spent(4, before), 0
     for _ in range(rounds): x = x * 31 & 65535  # slot 5
     before, x = spent(5, before), 0
-    while x < rounds: x = (
-        x
-        + 1)  # not alone: its instructions may belong to any line of this statement
+    while x < rounds: x = (  # slot 6
+        x  # slot 6
+        + 1)  # slot 6
     before, x, y = spent(6, before), 0, [0]
     while x < rounds: x += 1; y[0] = x  # slot 7
     before, x = spent(7, before), 0

@@ -48,13 +48,13 @@ def jitter(quota_ns):
     return quota_ns * 3 // 4 + random.randrange(quota_ns // 2)
 
 
-def tell(slot, *native):
-    """Writes down how the caller was called, once per slot. Each of `native` is (the function, its native modules
-    in order, each a name or None where there is no such file)."""
+def tell(slot, *native, skip=0):
+    """Writes down how the caller was called, once per slot, or how its skip-th caller was. Each of `native` is (the
+    function, its native modules in order, each a name or None where there is no such file)."""
     if slot in told:
         return
     told.add(slot)
-    words, frame = [], sys._getframe(1)
+    words, frame = [], sys._getframe(1 + skip)
     while frame:
         code = frame.f_code
         own = ["{%s}" % name for caller, names in native if caller == code.co_name for name in names if name]
