@@ -258,7 +258,7 @@ impl Recorder {
         // The clocks and the tables are not needed any more; naming wants the memory.
         drop(self.sampler);
         let Named { frames, stacks, samples, warnings } =
-            name(&self.replay.capture, &self.replay.modules, &self.replay.jit, config, step);
+            name(&self.replay.capture, &self.replay.modules, &self.replay.jit, &self.replay.codes, config, step);
         recording.warnings.extend(warnings);
         Ok(Profile { recording, frames, stacks, samples })
     }

@@ -83,6 +83,8 @@ pub struct Layout {
     pub text_hash: u32,
     /// `PyASCIIObject.state`, a bit field of 4 bytes.
     pub text_state: u32,
+    /// Where `kind` begins in `state`, in bits; `compact` and `ascii` follow its three.
+    pub text_kind_shift: u32,
     /// First character of a compact ASCII `str`: `sizeof(PyASCIIObject)`.
     pub text_ascii: u32,
     /// First character of any other compact `str`: `sizeof(PyCompactUnicodeObject)`.

@@ -11,5 +11,6 @@
 //! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
 
 pub mod layout;
+pub mod merge;
 
 pub use layout::{FrameForm, Layout, Version};
