@@ -149,7 +149,9 @@ fn spell_out(capture: &Capture, names: Names) -> Named {
             StackId(named.stacks.len() as u32 - 1)
         });
         let (count, weight_ns) = (tally.count, tally.weight_ns);
-        named.samples.push(Sample { root: root.clone(), stack, outcome, count, weight_ns });
+        // Not yet known to the sampler.
+        let holds_gil = false;
+        named.samples.push(Sample { root: root.clone(), stack, outcome, holds_gil, count, weight_ns });
     }
     named
 }
