@@ -47,6 +47,7 @@ fn profile() -> Profile {
         root: root.clone(),
         stack: StackId(stack),
         outcome: Outcome::Complete,
+        holds_gil: false,
         count: 1,
         weight_ns: PERIOD_NS,
     });

@@ -44,7 +44,7 @@ fn frames() -> Vec<Frame> {
 }
 
 fn sample(root: &Root, stack: u32, outcome: Outcome, count: u64, weight_ns: u64) -> Sample {
-    Sample { root: root.clone(), stack: StackId(stack), outcome, count, weight_ns }
+    Sample { root: root.clone(), stack: StackId(stack), outcome, holds_gil: false, count, weight_ns }
 }
 
 fn profile(per_thread: bool) -> Profile {

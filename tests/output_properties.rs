@@ -24,6 +24,8 @@ fn frame() -> impl Strategy<Value = Frame> {
     let kind = prop::sample::select(vec![
         FrameKind::Native,
         FrameKind::Inlined,
+        FrameKind::Interpreter,
+        FrameKind::Python,
         FrameKind::Kernel,
         FrameKind::Jit,
         FrameKind::Marker,
@@ -51,7 +53,7 @@ fn root() -> impl Strategy<Value = Root> {
 fn profile() -> impl Strategy<Value = Profile> {
     let stack = prop::collection::vec(0..6_u32, 0..8);
     let outcome = prop::sample::select(Outcome::ALL);
-    let sample = (root(), 0..5_u32, outcome, 0..1000_u64, 0..1_u64 << 40);
+    let sample = (root(), 0..5_u32, outcome, any::<bool>(), 0..1000_u64, 0..1_u64 << 40);
     (
         prop::collection::vec(frame(), 6),
         prop::collection::vec(stack, 5),
@@ -65,10 +67,11 @@ fn profile() -> impl Strategy<Value = Profile> {
             stacks,
             samples: samples
                 .into_iter()
-                .map(|(root, stack, outcome, count, weight_ns)| Sample {
+                .map(|(root, stack, outcome, holds_gil, count, weight_ns)| Sample {
                     root,
                     stack: StackId(stack),
                     outcome,
+                    holds_gil,
                     count,
                     weight_ns,
                 })
@@ -192,6 +195,7 @@ fn small() -> Profile {
         root: root.clone(),
         stack: StackId(0),
         outcome: Outcome::Complete,
+        holds_gil: false,
         count,
         weight_ns: 1,
     };

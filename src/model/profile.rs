@@ -29,7 +29,7 @@ pub struct ThreadRoot {
     pub tid: u32,
 }
 
-/// All samples that share a root, a stack and an outcome.
+/// All samples that share a root, a stack, an outcome, and whether the interpreter's lock was held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Whose stack.
@@ -38,6 +38,8 @@ pub struct Sample {
     pub stack: StackId,
     /// How the walk ended.
     pub outcome: Outcome,
+    /// Whether the thread held the lock of its Python interpreter.
+    pub holds_gil: bool,
     /// How often this was observed.
     pub count: u64,
     /// What it counts for: the sum of the sampling periods, in nanoseconds.
@@ -113,7 +115,7 @@ pub struct Profile {
     pub frames: Vec<Frame>,
     /// Distinct stacks, leaf first, as indices into `frames`; may be empty lists.
     pub stacks: Vec<Vec<u32>>,
-    /// Each combination of root, stack and outcome once, in no particular order.
+    /// Each combination of root, stack, outcome and `holds_gil` once, in no particular order.
     pub samples: Vec<Sample>,
 }
 

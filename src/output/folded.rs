@@ -42,6 +42,9 @@ fn kind_ending(kind: FoldKind) -> &'static str {
         FoldKind::Frame(FrameKind::Kernel) => "_[k]",
         FoldKind::Frame(FrameKind::Inlined) => "_[i]",
         FoldKind::Frame(FrameKind::Jit) => "_[j]",
-        FoldKind::Frame(FrameKind::Native | FrameKind::Marker) | FoldKind::Root => "",
+        FoldKind::Frame(
+            FrameKind::Native | FrameKind::Interpreter | FrameKind::Python | FrameKind::Marker,
+        )
+        | FoldKind::Root => "",
     }
 }

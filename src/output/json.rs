@@ -31,13 +31,17 @@
 //! roots         [{process, thread?: {name, pid, tid}}]: whose samples;
 //!               thread where threads are told apart
 //! frames        [{kind, function, module?, file?, line?}]: kind is "native",
-//!               "inlined" (into the next frame towards the root), "kernel",
-//!               "jit" or "marker" (no call: frames are missing); function is
-//!               demangled, or "module+0x12" without a symbol
+//!               "inlined" (into the next frame towards the root),
+//!               "interpreter" (native, of the Python interpreter itself),
+//!               "python", "kernel", "jit" or "marker" (no call: frames are
+//!               missing); function is demangled, or "module+0x12" without a
+//!               symbol, or Python's qualified name
 //! stacks        [[frame, …]]: indices into frames, leaf first; may be empty
-//! samples       [{root, stack, outcome, count, weight_ns}]: indices into
-//!               roots and stacks, an outcome's number, how often this was
-//!               seen, and the time that it stands for
+//! samples       [{root, stack, outcome, holds_gil?, count, weight_ns}]:
+//!               indices into roots and stacks, an outcome's number, whether
+//!               the thread held its Python interpreter's lock (false if
+//!               missing), how often this was seen, and the time that it
+//!               stands for
 //! ```
 //!
 //! A sample's weight is the sum of the periods in force when it was taken, so
@@ -162,6 +166,8 @@ struct SampleForm {
     root: u32,
     stack: u32,
     outcome: u8,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    holds_gil: bool,
     count: u64,
     weight_ns: u64,
 }
@@ -181,6 +187,7 @@ pub fn write(profile: &Profile, writer: &mut dyn Write) -> io::Result<()> {
             root,
             stack: sample.stack.0,
             outcome: sample.outcome as u8,
+            holds_gil: sample.holds_gil,
             count: sample.count,
             weight_ns: sample.weight_ns,
         }
@@ -283,6 +290,7 @@ fn parse_samples(forms: Vec<SampleForm>, roots: &[Root], stack_count: usize) -> 
             root: root.clone(),
             stack: StackId(form.stack),
             outcome: parse_outcome(form.outcome)?,
+            holds_gil: form.holds_gil,
             count: form.count,
             weight_ns: form.weight_ns,
         })

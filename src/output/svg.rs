@@ -63,7 +63,7 @@ struct Look {
     shades: [(u8, u8, u8); 2],
 }
 
-const LOOKS: [Look; 6] = {
+const LOOKS: [Look; 8] = {
     const fn look(
         kind: FoldKind,
         letter: char,
@@ -77,6 +77,14 @@ const LOOKS: [Look; 6] = {
     [
         look(Frame(FrameKind::Native), 'n', "native", "", [(248, 170, 84), (255, 208, 118)]),
         look(Frame(FrameKind::Inlined), 'i', "inlined", "inlined", [(132, 206, 196), (172, 228, 214)]),
+        look(
+            Frame(FrameKind::Interpreter),
+            'p',
+            "interpreter",
+            "interpreter",
+            [(206, 200, 190), (226, 221, 212)],
+        ),
+        look(Frame(FrameKind::Python), 'y', "Python", "", [(110, 178, 236), (150, 204, 246)]),
         look(Frame(FrameKind::Kernel), 'k', "kernel", "kernel", [(144, 162, 236), (180, 194, 250)]),
         look(Frame(FrameKind::Jit), 'j', "JIT", "JIT", [(150, 206, 104), (184, 226, 138)]),
         look(Frame(FrameKind::Marker), 'm', "frames missing", "not a call", [(232, 122, 122); 2]),
@@ -174,7 +182,7 @@ fn shade(name: &str) -> u8 {
 }
 
 fn look_of(kind: FoldKind) -> &'static Look {
-    LOOKS.iter().find(|look| look.kind == kind).expect("LOOKS has a row for each of the six kinds")
+    LOOKS.iter().find(|look| look.kind == kind).expect("LOOKS has a row for each kind")
 }
 
 fn color((r, g, b): (u8, u8, u8)) -> Color {
