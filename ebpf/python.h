@@ -267,8 +267,9 @@ static long walk_python_frame(__u32 unused, struct loop *loop)
 	struct python_walk *walk = &scratch->python_walk;
 	const struct python *python = &scratch->python;
 	__u64 index = (__u64)scratch->sample.kernel_count + scratch->sample.user_count + walk->word_count;
+	/* The last frame entered the loop. One that did not is new and not yet linked to its caller. */
 	if (!walk->frame)
-		return end_python_walk(scratch, OUTCOME_COMPLETE);
+		return end_python_walk(scratch, walk->segment_frames ? OUTCOME_PYTHON_ENTERING : OUTCOME_COMPLETE);
 	/* The first bound is the limit; the second holds anyway and is said for the verifier. */
 	if (walk->word_count >= 2 * MAX_PYTHON_FRAMES || index > FRAME_CAPACITY - 2)
 		return end_python_walk(scratch, OUTCOME_TRUNCATED_DEPTH);
@@ -292,8 +293,10 @@ static long walk_python_frame(__u32 unused, struct loop *loop)
 	} else {
 		walk->segment_frames++;
 		word = code;
-		if (python->form < PYTHON_ENTRY_FLAG || (python->form == PYTHON_ENTRY_FLAG && owner))
+		if (python->form < PYTHON_ENTRY_FLAG || (python->form == PYTHON_ENTRY_FLAG && owner)) {
 			word |= PYTHON_FRAME_ENTRY;
+			walk->segment_frames = 0;
+		}
 		if (read_code(scratch, code, scratch->sample.head.time_ns))
 			word |= PYTHON_FRAME_UNREAD;
 		else

@@ -1,7 +1,10 @@
 //! The interpreters in the targets: recognised once per file, attached once
 //! per process, judged on every sample.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use object::{Object, ObjectSegment};
 
 use super::capture::RawFrame;
 use super::module::{ModuleId, Modules};
@@ -10,6 +13,7 @@ use crate::model::Avma;
 use crate::sampler::table_builder::Source;
 use crate::sampler::{Python, Pythons};
 use crate::sys::file_map::FileMap;
+use crate::unwind::python::entry::unready_pcs;
 use crate::unwind::python::{Layout, PythonBinary, recognise};
 
 /// A file that holds an interpreter.
@@ -17,6 +21,8 @@ use crate::unwind::python::{Layout, PythonBinary, recognise};
 pub struct PythonModule {
     binary: PythonBinary,
     layout: Layout,
+    /// Where the loop has published a frame that it has not yet written.
+    unready: Range<u64>,
 }
 
 impl PythonModule {
@@ -34,7 +40,14 @@ impl PythonModule {
     fn of(elf: &[u8]) -> Result<Option<Self>, String> {
         let Some(binary) = recognise(elf)? else { return Ok(None) };
         let layout = binary.layout(elf)?;
-        Ok(Some(Self { binary, layout }))
+        let unready = match layout.thread_cframe {
+            Layout::ABSENT => 0..0,
+            cframe => {
+                let start = binary.eval_entry.0;
+                unready_pcs(code_at(elf, start), start, cframe, layout.thread_frame)
+            }
+        };
+        Ok(Some(Self { binary, layout, unready }))
     }
 }
 
@@ -104,6 +117,16 @@ impl PythonOf {
         }
     }
 
+    /// Whether a thread whose leaf is `frame` was about to fill in what leads to its Python frames.
+    pub fn is_unready(&self, frame: Option<&RawFrame>) -> bool {
+        match (self, frame) {
+            (Self::Walked(attached), Some(RawFrame::Module(id, svma))) if *id == attached.id => {
+                attached.module.unready.contains(&svma.0)
+            }
+            _ => false,
+        }
+    }
+
     /// Takes note of whether a sample's two parts fit. The number of the loop's calls is told by the
     /// program's unwind information, that of the segments by the interpreter's memory: two independent
     /// readings of one stack. Interpreters whose frames are mostly contradicted are given up.
@@ -121,4 +144,15 @@ impl PythonOf {
         }
         !is_wrong
     }
+}
+
+/// The bytes of the file from stated address `svma` to the end of its segment; empty where there are none.
+fn code_at(elf: &[u8], svma: u64) -> &[u8] {
+    let Ok(file) = object::read::elf::ElfFile64::<object::Endianness>::parse(elf) else { return &[] };
+    file.segments()
+        .find_map(|segment| {
+            let offset = usize::try_from(svma.checked_sub(segment.address())?).ok()?;
+            segment.data().ok()?.get(offset..)
+        })
+        .unwrap_or_default()
 }

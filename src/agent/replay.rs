@@ -269,6 +269,10 @@ fn with_python(
     if instance == 0 || process.python.walked().is_none_or(|python| python.instance != instance) {
         return frames;
     }
+    if process.python.is_unready(frames.first()) {
+        let gap = RawFrame::PythonGap(PythonGap::Cut(Outcome::PythonEntering));
+        return frames.into_iter().chain([gap]).collect();
+    }
     let python: Vec<PythonFrame> = sample.python_frames().collect();
     let links: Vec<Link> =
         python.iter().map(|frame| Link { is_entry: frame.is_entry, is_empty: frame.is_empty }).collect();

@@ -10,7 +10,12 @@
 //!
 //! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
 
+pub mod binary;
+pub mod entry;
 pub mod layout;
+pub mod line_table;
 pub mod merge;
+pub mod text;
 
+pub use binary::{PythonBinary, recognise};
 pub use layout::{FrameForm, Layout, Version};
