@@ -211,6 +211,11 @@ __noinline int read_code(struct scratch *scratch, __u64 code, __u64 now)
 	struct python_walk *walk = &scratch->python_walk;
 	__u32 bytes = python->code_bytes;
 	__u64 text_hash;
+	struct met_code *met = &scratch->met_codes[code >> 4 & (MET_CODE_ENTRIES - 1)];
+	if (met->code == code && met->time_ns == now) {
+		walk->cookie = met->cookie;
+		return 0;
+	}
 	if (bytes > PYTHON_CODE_BYTES || bpf_probe_read_user(scratch->python_code, bytes, (void *)code))
 		return -1;
 	if (WORD_AT(scratch->python_code, 8) != python->code_type) /* ob_type */
@@ -224,6 +229,7 @@ __noinline int read_code(struct scratch *scratch, __u64 code, __u64 now)
 	hash = ((hash ^ hash >> 29) + WORD_AT(scratch->python_code, python->code_file_name)) * factor;
 	hash = ((hash ^ hash >> 29) + WORD_AT(scratch->python_code, python->code_line_table)) * factor;
 	walk->cookie = hash >> 32;
+	*met = (struct met_code){ .code = code, .time_ns = now, .cookie = walk->cookie };
 	hash = ((hash ^ hash >> 29) + code) * factor;
 	hash = ((hash ^ hash >> 29) + python->instance) * factor;
 	__u64 *told = &scratch->told_codes[hash >> 53 & (CODE_CACHE_ENTRIES - 1)];

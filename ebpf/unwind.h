@@ -55,6 +55,15 @@ struct walk {
 /* Code objects told to userland by this CPU, by hash; 16 KiB. */
 #define CODE_CACHE_ENTRIES 2048
 
+/* Code objects met in this very sample, by address: between two frames of one interrupt nothing changes. */
+#define MET_CODE_ENTRIES 64
+
+struct met_code {
+	__u64 code;
+	__u64 time_ns; /* the sample's */
+	__u64 cookie;
+};
+
 /* Where the walk along an interpreter's frames is. */
 struct python_walk {
 	__u64 thread;         /* PyThreadState found by a search, or 0 */
@@ -74,6 +83,7 @@ struct python_walk {
 struct scratch {
 	struct cached_rule cache[CACHE_ENTRIES];
 	__u64 told_codes[CODE_CACHE_ENTRIES];
+	struct met_code met_codes[MET_CODE_ENTRIES];
 	struct python python;
 	struct python_walk python_walk;
 	__u8 python_thread[PYTHON_THREAD_BYTES];
