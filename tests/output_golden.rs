@@ -95,7 +95,7 @@ fn profile(per_thread: bool) -> Profile {
     Profile { recording, frames: frames(), stacks, samples }
 }
 
-fn written(profile: &Profile, format: Format, options: FoldOptions) -> String {
+fn written(profile: &Profile, format: Format, options: &FoldOptions) -> String {
     let mut bytes = Vec::new();
     output::write(profile, format, options, &mut bytes).unwrap();
     String::from_utf8(bytes).unwrap()
@@ -127,7 +127,7 @@ fn golden(name: &str, actual: &str) {
 /// Folded lines in samples: merged over roots and modules, cut stacks marked, rounding kept.
 #[test]
 fn folded_lines_are_the_golden_ones() {
-    let lines = written(&profile(false), Format::Folded, FoldOptions::default());
+    let lines = written(&profile(false), Format::Folded, &FoldOptions::default());
     golden("samples.folded", &lines);
     let sum: u64 = lines.lines().map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
     assert_eq!(sum, 40 + 25 + 14 + 3 + 4 + 2 + 9 + 5 + 1, "three thirds of a period are one sample");
@@ -136,20 +136,21 @@ fn folded_lines_are_the_golden_ones() {
 /// Folded lines by thread, with source lines, without the kernel, in nanoseconds.
 #[test]
 fn folded_lines_with_every_option_are_the_golden_ones() {
-    let options = FoldOptions { lines: true, kernel: false, unit: WeightUnit::Nanoseconds };
-    golden("options.folded", &written(&profile(true), Format::Folded, options));
+    let options =
+        FoldOptions { lines: true, kernel: false, unit: WeightUnit::Nanoseconds, ..FoldOptions::default() };
+    golden("options.folded", &written(&profile(true), Format::Folded, &options));
 }
 
 /// The JSON form, whole.
 #[test]
 fn json_is_the_golden_one() {
-    golden("threads.json", &written(&profile(true), Format::Json, FoldOptions::default()));
+    golden("threads.json", &written(&profile(true), Format::Json, &FoldOptions::default()));
 }
 
 /// The flamegraph, whole but for inferno's script, which is its own business.
 #[test]
 fn flamegraph_is_the_golden_one() {
-    let picture = written(&profile(true), Format::Svg, FoldOptions::default());
+    let picture = written(&profile(true), Format::Svg, &FoldOptions::default());
     let (head, rest) = picture.split_once("<style").unwrap();
     let (_, body) = rest.split_once("</script>").unwrap();
     golden(
@@ -165,11 +166,11 @@ fn flamegraph_is_the_golden_one() {
 #[test]
 fn empty_profile_says_that_it_is_empty() {
     let empty = Profile { samples: Vec::new(), ..profile(false) };
-    assert_eq!(written(&empty, Format::Folded, FoldOptions::default()), "");
+    assert_eq!(written(&empty, Format::Folded, &FoldOptions::default()), "");
     let mut quiet = empty.clone();
     quiet.recording.lost.clear();
-    golden("empty.svg", &written(&quiet, Format::Svg, FoldOptions::default()));
-    assert!(written(&empty, Format::Svg, FoldOptions::default()).contains("no samples: all 3 were lost"));
+    golden("empty.svg", &written(&quiet, Format::Svg, &FoldOptions::default()));
+    assert!(written(&empty, Format::Svg, &FoldOptions::default()).contains("no samples: all 3 were lost"));
     assert!(report::warning_lines(&quiet).contains("hint: it slept or waited"));
 }
 

@@ -79,7 +79,7 @@ fn profile() -> impl Strategy<Value = Profile> {
         })
 }
 
-fn written(profile: &Profile, format: Format, options: FoldOptions) -> String {
+fn written(profile: &Profile, format: Format, options: &FoldOptions) -> String {
     let mut bytes = Vec::new();
     output::write(profile, format, options, &mut bytes).unwrap();
     String::from_utf8(bytes).unwrap()
@@ -96,7 +96,7 @@ proptest! {
             (WeightUnit::Nanoseconds, total),
             (WeightUnit::Samples, (total + period / 2) / period),
         ] {
-            let text = written(&profile, Format::Folded, FoldOptions { lines, kernel, unit });
+            let text = written(&profile, Format::Folded, &FoldOptions { lines, kernel, unit, ..FoldOptions::default() });
             let mut sum = 0;
             for line in text.lines() {
                 let (frames, value) = line.rsplit_once(' ').unwrap();
@@ -121,14 +121,14 @@ proptest! {
     /// What is written as JSON reads back equal.
     #[test]
     fn json_round_trips(profile in profile()) {
-        let text = written(&profile, Format::Json, FoldOptions::default());
+        let text = written(&profile, Format::Json, &FoldOptions::default());
         prop_assert_eq!(json::parse(text.as_bytes()).unwrap(), profile);
     }
 
     /// Any profile gives a picture: well-nested, without leftover marks or raw control characters.
     #[test]
     fn any_profile_gives_a_clean_picture(profile in profile()) {
-        let picture = written(&profile, Format::Svg, FoldOptions::default());
+        let picture = written(&profile, Format::Svg, &FoldOptions::default());
         let private_use = picture.chars().any(|c| ('\u{e000}'..='\u{f8ff}').contains(&c));
         let control = picture.chars().any(|c| c.is_control() && !c.is_ascii_whitespace());
         prop_assert!(!private_use && !control);
@@ -146,13 +146,13 @@ proptest! {
         with in prop_oneof![Just("9"), Just("-1"), Just("\""), Just("}"), Just("18446744073709551615"), Just("null"), Just("[")],
         len in 0..12_usize,
     ) {
-        let mut bytes = written(&profile, Format::Json, FoldOptions::default()).into_bytes();
+        let mut bytes = written(&profile, Format::Json, &FoldOptions::default()).into_bytes();
         let start = at.index(bytes.len());
         let end = (start + len).min(bytes.len());
         bytes.splice(start..end, with.bytes());
         if let Ok(profile) = json::parse(&bytes) {
             for format in [Format::Svg, Format::Folded, Format::Json] {
-                written(&profile, format, FoldOptions::default());
+                written(&profile, format, &FoldOptions::default());
             }
         }
     }
@@ -167,7 +167,7 @@ proptest! {
 /// Each lie of a hostile file is refused by its own message.
 #[test]
 fn hostile_json_is_refused_with_its_reason() {
-    let good = written(&small(), Format::Json, FoldOptions::default());
+    let good = written(&small(), Format::Json, &FoldOptions::default());
     assert!(json::parse(good.as_bytes()).is_ok());
     for (from, to, reason) in [
         ("\"version\":1", "\"version\":2", "version 2"),

@@ -116,7 +116,12 @@ impl RecordPlan {
 
     /// How the profile is folded for the outputs.
     pub fn fold_options(&self) -> FoldOptions {
-        FoldOptions { lines: self.lines, kernel: self.kernel, unit: WeightUnit::Samples }
+        FoldOptions {
+            lines: self.lines,
+            kernel: self.kernel,
+            unit: WeightUnit::Samples,
+            ..FoldOptions::default()
+        }
     }
 }
 

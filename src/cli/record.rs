@@ -42,7 +42,7 @@ pub fn run(plan: RecordPlan) -> Result<ExitCode> {
     let (profile, child) = record(&plan, &mut targets, stop, &progress)?;
     progress.step("writing");
     let options = plan.fold_options();
-    let written = destination.write(|writer| output::write(&profile, plan.format, options, writer))?;
+    let written = destination.write(|writer| output::write(&profile, plan.format, &options, writer))?;
     drop(progress);
     let lines =
         if plan.quiet { report::warning_lines(&profile) } else { report::end_lines(&profile, &written) };

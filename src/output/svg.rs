@@ -63,7 +63,7 @@ struct Look {
     shades: [(u8, u8, u8); 2],
 }
 
-const LOOKS: [Look; 8] = {
+const LOOKS: [Look; 9] = {
     const fn look(
         kind: FoldKind,
         letter: char,
@@ -73,7 +73,7 @@ const LOOKS: [Look; 8] = {
     ) -> Look {
         Look { kind, letter, label, tooltip, shades }
     }
-    use FoldKind::{Frame, Root};
+    use FoldKind::{Frame, NotShown, Root};
     [
         look(Frame(FrameKind::Native), 'n', "native", "", [(248, 170, 84), (255, 208, 118)]),
         look(Frame(FrameKind::Inlined), 'i', "inlined", "inlined", [(132, 206, 196), (172, 228, 214)]),
@@ -88,6 +88,7 @@ const LOOKS: [Look; 8] = {
         look(Frame(FrameKind::Kernel), 'k', "kernel", "kernel", [(144, 162, 236), (180, 194, 250)]),
         look(Frame(FrameKind::Jit), 'j', "JIT", "JIT", [(150, 206, 104), (184, 226, 138)]),
         look(Frame(FrameKind::Marker), 'm', "frames missing", "not a call", [(232, 122, 122); 2]),
+        look(NotShown, 'x', "not shown", "calls that this view leaves out", [(214, 214, 214); 2]),
         look(Root, 'r', "process, thread", "", [(198, 204, 218), (222, 226, 234)]),
     ]
 };
@@ -97,7 +98,7 @@ const ALL_SHADE: (u8, u8, u8) = (226, 228, 234);
 
 /// Writes `profile` as a flamegraph. A profile without samples gives a small
 /// picture that says so.
-pub fn write(profile: &Profile, options: FoldOptions, writer: &mut dyn Write) -> io::Result<()> {
+pub fn write(profile: &Profile, options: &FoldOptions, writer: &mut dyn Write) -> io::Result<()> {
     let fold = Fold::new(profile, options, true);
     if fold.stacks.is_empty() {
         return write_empty(profile, writer);
