@@ -331,6 +331,7 @@ static __always_inline void walk_python(struct scratch *scratch, __u32 index, __
 	if (find_thread(scratch, tid, now))
 		return;
 	sample->python_instance = scratch->python.instance;
+	sample->thread_pointer = scratch->python_walk.thread_pointer;
 	sample->flags |= SAMPLE_PYTHON_THREAD;
 	if (scratch->python.thread_active_mask && is_active_thread(scratch))
 		sample->flags |= SAMPLE_HOLDS_GIL;

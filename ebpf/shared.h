@@ -197,6 +197,7 @@ _Static_assert(sizeof(struct process_event) == 40, "struct process_event");
 struct sample_event {
 	struct event head;
 	__u64 period; /* what the event was set to: ns for cpu-clock, else cycles */
+	__u64 thread_pointer; /* of a thread that the interpreter knows, else 0: its thread_id there */
 	__u32 tid;
 	__u32 generation;
 	__u32 python_instance;
@@ -210,7 +211,7 @@ struct sample_event {
 	char thread_comm[COMM_BYTES];
 	char process_comm[COMM_BYTES];
 };
-_Static_assert(sizeof(struct sample_event) == 80, "struct sample_event");
+_Static_assert(sizeof(struct sample_event) == 88, "struct sample_event");
 
 #define SAMPLE_PYTHON_THREAD 1  /* the interpreter knows the thread */
 #define SAMPLE_HOLDS_GIL 2      /* and it held the interpreter's lock */

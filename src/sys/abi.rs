@@ -209,6 +209,8 @@ pub struct SampleRecord<'a> {
     pub tid: u32,
     /// Nanoseconds (cpu-clock) or cycles since the sample before.
     pub period: u64,
+    /// The thread's fs base, its `thread_id` in the interpreter; 0 where that does not know it.
+    pub thread_pointer: u64,
     /// State of the process's mappings that the walk used.
     pub generation: u32,
     /// Number in `outcomes.def`.
@@ -340,6 +342,7 @@ impl<'a> Record<'a> {
 
     fn parse_sample(time_ns: u64, pid: u32, mut rest: &'a [u8]) -> Option<Self> {
         let period = take_u64(&mut rest)?;
+        let thread_pointer = take_u64(&mut rest)?;
         let tid = take_u32(&mut rest)?;
         let generation = take_u32(&mut rest)?;
         let python_instance = take_u32(&mut rest)?;
@@ -357,6 +360,7 @@ impl<'a> Record<'a> {
             pid,
             tid,
             period,
+            thread_pointer,
             generation,
             outcome,
             python_outcome,
@@ -439,6 +443,7 @@ mod tests {
         bytes.extend(41u32.to_ne_bytes());
         bytes.extend(1u32.to_ne_bytes());
         bytes.extend(1000u64.to_ne_bytes());
+        bytes.extend(11u64.to_ne_bytes());
         bytes.extend(42u32.to_ne_bytes());
         bytes.extend(3u32.to_ne_bytes());
         bytes.extend(9u32.to_ne_bytes());
@@ -448,7 +453,7 @@ mod tests {
         bytes.extend([5, 1, 2, 0, 0, 0]);
         bytes.extend(*b"thread\0\0\0\0\0\0\0\0\0\0");
         bytes.extend(*b"process\0\0\0\0\0\0\0\0\0");
-        assert_eq!(bytes.len(), 80);
+        assert_eq!(bytes.len(), 88);
         for frame in [0xffff_ffff_8100_0000u64, 0x1000, 0x2000, 1 << 63 | 0x3000, 7 << 32 | 24] {
             bytes.extend(frame.to_ne_bytes());
         }
