@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
-use std::path::PathBuf;
+mod support;
 
+use support::{golden, golden_picture};
 use txprof::aggregate::FoldOptions;
 use txprof::cli::output_file::Written;
 use txprof::cli::report;
@@ -101,29 +101,6 @@ fn written(profile: &Profile, format: Format, options: &FoldOptions) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Compares with `tests/golden/NAME`; `TXPROF_BLESS=1` accepts what is.
-fn golden(name: &str, actual: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("TXPROF_BLESS").is_some() {
-        fs::write(&path, actual).unwrap();
-        return;
-    }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
-    if expected == actual {
-        return;
-    }
-    let (old, new): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), actual.lines().collect());
-    for number in 0..old.len().max(new.len()) {
-        if old.get(number) != new.get(number) {
-            let line = |lines: &[&str]| lines.get(number).unwrap_or(&"(end)").to_string();
-            println!("line {}:\n- {}\n+ {}", number + 1, line(&old), line(&new));
-        }
-    }
-    panic!(
-        "`tests/golden/{name}` differs; if the change is meant: TXPROF_BLESS=1 cargo test --test output_golden"
-    );
-}
-
 /// Folded lines in samples: merged over roots and modules, cut stacks marked, rounding kept.
 #[test]
 fn folded_lines_are_the_golden_ones() {
@@ -147,19 +124,11 @@ fn json_is_the_golden_one() {
     golden("threads.json", &written(&profile(true), Format::Json, &FoldOptions::default()));
 }
 
-/// The flamegraph, whole but for inferno's script, which is its own business.
+/// The flamegraph.
 #[test]
 fn flamegraph_is_the_golden_one() {
     let picture = written(&profile(true), Format::Svg, &FoldOptions::default());
-    let (head, rest) = picture.split_once("<style").unwrap();
-    let (_, body) = rest.split_once("</script>").unwrap();
-    golden(
-        "threads.svg.part",
-        &format!("{head}\n{body}").replace("<g>", "\n<g>").replace("<text", "\n<text"),
-    );
-    if let Some(path) = std::env::var_os("TXPROF_KEEP_SVG") {
-        fs::write(path, picture).unwrap();
-    }
+    golden_picture("threads", &picture);
 }
 
 /// A profile without samples gives a picture and a report that say so, and no folded lines.
