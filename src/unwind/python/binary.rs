@@ -1,7 +1,7 @@
 //! stub
 use std::ops::Range;
 use object::{Object, ObjectSymbol};
-use super::{Layout, Version, FrameForm};
+use super::{Layout, Version};
 use crate::model::Svma;
 /// stub
 #[derive(Clone, Debug)]
@@ -22,19 +22,6 @@ pub fn recognise(elf: &[u8]) -> Result<Option<PythonBinary>, String> {
 impl PythonBinary {
     /// stub
     pub fn layout(&self, _elf: &[u8]) -> Result<Layout, String> {
-        const A: u32 = Layout::ABSENT;
-        let base = Layout { form: FrameForm::ObjectBytes, runtime_interpreters_head: 32, runtime_tstate_current: 568, interpreter_next: 0, interpreter_threads_head: 8,
-            interpreter_gil_holder: A, interpreter_gil_locked: A, thread_next: 8, thread_interpreter: 16, thread_id: 176, thread_status: A, thread_active_mask: 0, thread_cframe: A, thread_frame: 24,
-            frame_previous: 24, frame_code: 32, frame_instruction: 104, frame_owner: A, shim_owner: 255, code_first_line: 40, code_name: 112, code_qualified_name: A, code_file_name: 104, code_line_table: 120, code_instructions: A,
-            text_hash: 24, text_state: 32, text_kind_shift: 2, text_ascii: 48, text_compact: 72, text_length: 16, bytes_size: 16, bytes_data: 32 };
-        Ok(match self.version.minor {
-            8 => Layout { runtime_tstate_current: 1368, ..base },
-            9 => base,
-            10 => Layout { form: FrameForm::ObjectUnits, frame_instruction: 96, ..base },
-            11 => Layout { form: FrameForm::EntryFlag, runtime_interpreters_head: 40, runtime_tstate_current: 576, interpreter_threads_head: 16, thread_id: 152, thread_cframe: 56, thread_frame: 8,
-              frame_previous: 48, frame_code: 32, frame_instruction: 56, frame_owner: 68, code_first_line: 72, code_name: 120, code_qualified_name: 128, code_file_name: 112, code_line_table: 136, code_instructions: 184, ..base },
-            _ => Layout { form: FrameForm::Shim, runtime_interpreters_head: 40, runtime_tstate_current: A, interpreter_threads_head: 72, thread_id: 136, thread_status: 24, thread_active_mask: 16, thread_cframe: 56, thread_frame: 0,
-              frame_previous: 8, frame_code: 0, frame_instruction: 56, frame_owner: 70, shim_owner: 3, code_first_line: 68, code_name: 120, code_qualified_name: 128, code_file_name: 112, code_line_table: 136, code_instructions: 192, text_ascii: 40, text_compact: 56, ..base },
-        })
+        Layout::of(self.version).copied().ok_or_else(|| "version".to_owned())
     }
 }

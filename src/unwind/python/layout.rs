@@ -157,6 +157,7 @@ const PYTHON_3_7_4: Layout = Layout {
     code_instructions: Layout::ABSENT,
     text_hash: 24,
     text_state: 32,
+    text_kind_shift: 2,
     text_ascii: 48,
     text_compact: 72,
     text_length: 16,
