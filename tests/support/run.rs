@@ -1,5 +1,6 @@
 //! Running `txprof` and reading what it wrote.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,15 @@ pub struct Shot {
 
 /// A new directory that vanishes when dropped; open to all, as targets may run as others.
 pub fn scratch() -> tempfile::TempDir {
-    let directory = tempfile::Builder::new().prefix("txprof-test-").tempdir().expect("/tmp is writable");
+    scratch_in(&std::env::temp_dir())
+}
+
+/// As [`scratch`], below `parent`.
+pub fn scratch_in(parent: &Path) -> tempfile::TempDir {
+    let directory = tempfile::Builder::new()
+        .prefix("txprof-test-")
+        .tempdir_in(parent)
+        .expect("places for scratch are writable");
     let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(directory.path(), open).expect("own directories can be opened");
     directory
