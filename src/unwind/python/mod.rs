@@ -11,5 +11,7 @@
 //! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
 
 pub mod layout;
+pub mod debug_offsets;
 
+pub use debug_offsets::{DebugOffsets, Refused};
 pub use layout::{FrameForm, Layout, Version};
