@@ -2,7 +2,7 @@
 //!
 //! The rows here are those of release builds of 3.7 to 3.12 for x86-64 Linux. Debug builds
 //! (`Py_DEBUG`, `Py_TRACE_REFS`) have other layouts and must not be looked up. From 3.13 on, the
-//! interpreter tells its layout itself: see `debug_offsets`. `scripts/check-python-layouts` compares
+//! interpreter tells its layout itself: see [`Layout::from_debug_offsets`]. `scripts/check-python-layouts` compares
 //! every row with the debug information of the interpreters on the machine.
 
 /// `3.11.2` as (3, 11, 2); the release level is left out.

@@ -11,6 +11,7 @@
 //! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
 
 pub mod binary;
+pub mod debug_offsets;
 pub mod entry;
 pub mod layout;
 pub mod line_table;
@@ -18,4 +19,5 @@ pub mod merge;
 pub mod text;
 
 pub use binary::{PythonBinary, recognise};
+pub use debug_offsets::{DebugOffsets, Refused};
 pub use layout::{FrameForm, Layout, Version};
