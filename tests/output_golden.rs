@@ -82,6 +82,7 @@ fn profile(per_thread: bool) -> Profile {
             peak_rss_bytes: 31 << 20,
             bpf_memory_bytes: 12 << 20,
         },
+        ..Recording::default()
     };
     let stacks = vec![
         vec![2, 1, 0],
@@ -141,6 +142,35 @@ fn empty_profile_says_that_it_is_empty() {
     golden("empty.svg", &written(&quiet, Format::Svg, &FoldOptions::default()));
     assert!(written(&empty, Format::Svg, &FoldOptions::default()).contains("no samples: all 3 were lost"));
     assert!(report::warning_lines(&quiet).contains("hint: it slept or waited"));
+}
+
+/// Samples that do not count because their thread held no lock are told, above all when none is left.
+#[test]
+fn samples_without_the_lock_are_told() {
+    let mut profile = profile(false);
+    profile.samples[0].holds_gil = true;
+    profile.keep_gil_holders();
+    let written_file = Written { label: "a.svg".to_owned(), size_bytes: 1 };
+    let lines = report::end_lines(&profile, &written_file);
+    assert!(lines.contains("\n  55 samples left out: the thread did not hold the lock"), "{lines}");
+    let picture = written(&profile, Format::Svg, &FoldOptions::default());
+    assert!(picture.contains(", on-CPU with the GIL at 99 Hz (cpu-clock)</text>"));
+    assert!(picture.contains(" · 55 more without the GIL"));
+    let json = written(&profile, Format::Json, &FoldOptions::default());
+    assert!(
+        json.contains("\n\"mode\":\"gil\",\n\"left_out\":55,") && json.contains("\"holds_gil\":true"),
+        "{json}"
+    );
+    assert_eq!(output::json::parse(json.as_bytes()).unwrap(), profile);
+
+    profile.samples.clear();
+    profile.recording.lost.clear();
+    let lines = report::warning_lines(&profile);
+    assert!(
+        lines.contains("no thread that was seen held") && lines.contains("hint: `--mode cpu`"),
+        "{lines}"
+    );
+    assert!(written(&profile, Format::Svg, &FoldOptions::default()).contains("no thread that was seen held"));
 }
 
 /// The end of a recording, in words.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use txprof::ErrorKind;
 use txprof::aggregate::{Fold, FoldKind, FoldOptions, HiddenFiles, UnitCounter, View};
 use txprof::model::profile::ThreadRoot;
-use txprof::model::{Frame, FrameKind, Outcome, Profile, Recording, Root, Sample, StackId, WeightUnit};
+use txprof::model::{Frame, FrameKind, Mode, Outcome, Profile, Recording, Root, Sample, StackId, WeightUnit};
 use txprof::output::{self, Format, json};
 
 fn name() -> impl Strategy<Value = String> {
@@ -73,9 +73,11 @@ fn profile() -> impl Strategy<Value = Profile> {
         prop::collection::vec(sample, 0..20),
         1..1_u64 << 34,
         name(),
+        prop::sample::select(vec![Mode::Cpu, Mode::Gil]),
+        0..1000_u64,
     )
-        .prop_map(|(frames, stacks, samples, period_ns, target)| Profile {
-            recording: Recording { period_ns, target, ..Recording::default() },
+        .prop_map(|(frames, stacks, samples, period_ns, target, mode, left_out)| Profile {
+            recording: Recording { period_ns, target, mode, left_out, ..Recording::default() },
             frames,
             stacks,
             samples: samples

@@ -103,7 +103,7 @@ fn record(
     stop: &AtomicBool,
     progress: &Progress,
 ) -> Result<(Profile, Option<Child>)> {
-    use super::EventChoice;
+    use super::{EventChoice, ModeChoice};
     use crate::agent::{Options, Recorder};
     use crate::sampler::bpf::SamplerSettings;
     use crate::sampler::clock::ClockChoice;
@@ -124,6 +124,7 @@ fn record(
         sampler,
         duration: plan.duration,
         per_thread: plan.per_thread,
+        gil_only: plan.mode == ModeChoice::Gil,
         max_overhead_percent: plan.max_overhead_percent,
     };
     let mut recorder = Recorder::attach(options, &targets.pids, targets.selector.take())?;

@@ -12,6 +12,9 @@
 //!   target            what was recorded: "postgres (pid 4121)"
 //!   backend           what took the samples: "ebpf"
 //!   event             what made them: "cpu-clock", "cycles"
+//!   mode?             which samples count: "cpu" all, as if it were missing;
+//!                     "gil" those with holds_gil
+//!   left_out?         how many samples do not count because of that
 //!   frequency_hz      samples per second and CPU asked for
 //!   period_ns         the nominal period: one sample's weight at that rate
 //!   started_unix_ns   wall clock at the beginning
@@ -59,7 +62,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::model::profile::ThreadRoot;
-use crate::model::{Cost, Frame, FrameKind, Outcome, Profile, RateChange, Recording, Root, Sample, StackId};
+use crate::model::{
+    Cost, Frame, FrameKind, Mode, Outcome, Profile, RateChange, Recording, Root, Sample, StackId,
+};
 use crate::{Error, ErrorKind, Result};
 
 const FORMAT: &str = "txprof-profile";
@@ -95,6 +100,10 @@ struct RecordingForm<'a> {
     target: Cow<'a, str>,
     backend: Cow<'a, str>,
     event: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    mode: Mode,
+    #[serde(default, skip_serializing_if = "is_default")]
+    left_out: u64,
     frequency_hz: u32,
     period_ns: u64,
     started_unix_ns: u64,
@@ -166,10 +175,15 @@ struct SampleForm {
     root: u32,
     stack: u32,
     outcome: u8,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "is_default")]
     holds_gil: bool,
     count: u64,
     weight_ns: u64,
+}
+
+/// For members that are missing at their usual value.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Writes `profile` whole; roots in order of first use, all else in the
@@ -317,6 +331,8 @@ fn parse_recording(form: RecordingForm<'_>) -> Result<Recording> {
         target: form.target.into_owned(),
         backend: form.backend.into_owned(),
         event: form.event.into_owned(),
+        mode: form.mode,
+        left_out: form.left_out,
         frequency_hz: form.frequency_hz,
         period_ns: form.period_ns,
         started_unix_ns: form.started_unix_ns,
@@ -334,11 +350,11 @@ fn parse_recording(form: RecordingForm<'_>) -> Result<Recording> {
     })
 }
 
-/// Captured and lost samples together, and all weights, fit in 64 bits, so that
+/// All captured and lost samples together, and all weights, fit in 64 bits, so that
 /// whoever adds them up later need not check.
 fn check_sums(profile: &Profile) -> Result<()> {
     let captured = profile.samples.iter().map(|sample| sample.count);
-    let counts = captured.chain(profile.recording.lost.values().copied());
+    let counts = captured.chain(profile.recording.lost.values().copied()).chain([profile.recording.left_out]);
     let weights = profile.samples.iter().map(|sample| sample.weight_ns);
     for (what, sum) in [("counts", checked_sum(counts)), ("weights", checked_sum(weights))] {
         sum.ok_or_else(|| corrupt(format!("the samples' {what} exceed 64 bits")))?;
@@ -363,6 +379,8 @@ impl<'a> From<&'a Recording> for RecordingForm<'a> {
             target: (&recording.target).into(),
             backend: (&recording.backend).into(),
             event: (&recording.event).into(),
+            mode: recording.mode,
+            left_out: recording.left_out,
             frequency_hz: recording.frequency_hz,
             period_ns: recording.period_ns,
             started_unix_ns: recording.started_unix_ns,

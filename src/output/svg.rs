@@ -25,7 +25,7 @@ use inferno::flamegraph::{self, Options, TextTruncateDirection};
 use super::{date, quantity};
 use crate::aggregate::name::harmless;
 use crate::aggregate::{Fold, FoldFrame, FoldKind, FoldOptions};
-use crate::model::{FrameKind, Profile, WeightUnit};
+use crate::model::{FrameKind, Mode, Profile, WeightUnit};
 
 /// Between a frame's name and its kind and module.
 const DETAILS: char = '\u{e000}';
@@ -199,14 +199,18 @@ fn color((r, g, b): (u8, u8, u8)) -> Color {
     Color { r, g, b }
 }
 
-/// `postgres (pid 4121), on-CPU at 99 Hz (cpu-clock)`.
+/// `postgres (pid 4121), on-CPU at 99 Hz (cpu-clock)`, or `on-CPU with the GIL`.
 fn title(profile: &Profile) -> String {
     let recording = &profile.recording;
     let mut target = harmless(&recording.target);
     if target.chars().count() > MAX_TITLE_CHARS {
         target = target.chars().take(MAX_TITLE_CHARS).chain(['…']).collect();
     }
-    format!("{target}, on-CPU at {} Hz ({})", recording.frequency_hz, harmless(&recording.event))
+    let mode = match recording.mode {
+        Mode::Cpu => "on-CPU",
+        Mode::Gil => "on-CPU with the GIL",
+    };
+    format!("{target}, {mode} at {} Hz ({})", recording.frequency_hz, harmless(&recording.event))
 }
 
 /// `30.0 s · 2,970 samples, 99.6 % complete, 0.1 % lost · 2026-11-23 12:59:08 UTC`.
@@ -225,6 +229,9 @@ fn summary(profile: &Profile) -> String {
         quantity::percent(lost, samples.saturating_add(lost)),
         date::utc(recording.started_unix_ns / 1_000_000_000),
     );
+    if recording.left_out > 0 {
+        let _ = write!(text, " · {} more without the GIL", quantity::count(recording.left_out));
+    }
     if !recording.rate_changes.is_empty() {
         let _ = write!(text, " · rate changed {} ×", recording.rate_changes.len());
     }
@@ -299,6 +306,8 @@ fn write_empty(profile: &Profile, writer: &mut dyn Write) -> io::Result<()> {
     let lost: u64 = profile.recording.lost.values().fold(0, |sum, number| sum.saturating_add(*number));
     let reason = if lost > 0 {
         format!("no samples: all {} were lost", quantity::count(lost))
+    } else if profile.recording.left_out > 0 {
+        "no samples: no thread that was seen held the lock of a Python interpreter".to_owned()
     } else {
         "no samples: the target did not run on a CPU while it was recorded".to_owned()
     };
