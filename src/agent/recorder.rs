@@ -29,6 +29,8 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// Threads are told apart.
     pub per_thread: bool,
+    /// Samples of threads that do not hold the lock of their Python interpreter are left out.
+    pub gil_only: bool,
     /// Lower the rate when the own cost exceeds this share of a core, in percent.
     pub max_overhead_percent: Option<f64>,
 }
@@ -251,6 +253,7 @@ impl Recorder {
             lost: BTreeMap::new(),
             warnings: self.replay.warnings(&self.sampler.tables, counters, self.sampler.undecodable),
             cost,
+            ..Recording::default()
         };
         if counters.ring_full > 0 {
             recording.lost.insert(Outcome::RingFull, counters.ring_full);
@@ -258,8 +261,12 @@ impl Recorder {
         // The clocks and the tables are not needed any more; naming wants the memory.
         drop(self.sampler);
         let Named { frames, stacks, samples, warnings } =
-            name(&self.replay.capture, &self.replay.modules, &self.replay.jit, config, step);
+            name(&self.replay.capture, &self.replay.modules, &self.replay.jit, &self.replay.codes, config, step);
         recording.warnings.extend(warnings);
-        Ok(Profile { recording, frames, stacks, samples })
+        let mut profile = Profile { recording, frames, stacks, samples };
+        if self.options.gil_only {
+            profile.keep_gil_holders();
+        }
+        Ok(profile)
     }
 }

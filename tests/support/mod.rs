@@ -12,6 +12,7 @@
 mod build;
 mod calls;
 mod folded;
+mod golden;
 mod history;
 mod python;
 mod run;
@@ -20,6 +21,7 @@ mod target;
 pub use build::{PROGRAMS, Program, built, built_library, program};
 pub use calls::{BySlot, Call, Calls, Comparison, Follows, Stack};
 pub use folded::{Folded, Line};
+pub use golden::{golden, golden_picture};
 pub use history::{History, weight_ns};
 pub use python::{Python, chains, lines_of, marked_lines, pythons, some_pythons};
 pub use run::{Run, Shot, command, record, record_burning, record_json, scratch, scratch_in, txprof};

@@ -10,6 +10,14 @@
 //!
 //! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
 
+pub mod binary;
+pub mod debug_offsets;
+pub mod entry;
 pub mod layout;
+pub mod line_table;
+pub mod merge;
+pub mod text;
 
+pub use binary::{PythonBinary, recognise};
+pub use debug_offsets::{DebugOffsets, Refused};
 pub use layout::{FrameForm, Layout, Version};
