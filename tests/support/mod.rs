@@ -24,7 +24,9 @@ pub use folded::{Folded, Line};
 pub use golden::{golden, golden_picture};
 pub use history::{History, weight_ns};
 pub use python::{Python, chains, lines_of, marked_lines, pythons, some_pythons};
-pub use run::{Run, Shot, command, record, record_burning, record_json, scratch, scratch_in, txprof};
+pub use run::{
+    Run, Shot, command, record, record_burning, record_json, record_json_burning, scratch, scratch_in, txprof,
+};
 pub use target::{Account, Target, read_account, wait_for};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -246,7 +246,11 @@ impl Layout {
         if level >> 4 < 0xc {
             return Err(Refused::PreRelease(told));
         }
-        Ok(DebugOffsets { layout: layout(bytes, words, minor)?, version: told, free_threaded: word(bytes, 2)? != 0 })
+        Ok(DebugOffsets {
+            layout: layout(bytes, words, minor)?,
+            version: told,
+            free_threaded: word(bytes, 2)? != 0,
+        })
     }
 }
 
