@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use support::{
-    Account, Calls, History, Python, Stack, Target, chains, lines_of, marked_lines, pythons, record_burning,
+    Calls, History, Python, Stack, Target, chains, lines_of, marked_lines, pythons, record_burning,
     record_json, some_pythons, turn,
 };
 
@@ -34,7 +34,7 @@ fn see_each(pythons: Vec<Python>, program: &str, arguments: &[&str], millisecond
     let pids = pids.join(",");
     let histories: Vec<History> = targets.iter().map(|target| History::of(target)).collect();
     let options = ["--per-thread", "--lines", "-p", &pids];
-    let profile = record_json_burning(&targets, Duration::from_millis(milliseconds), &options);
+    let profile = record_burning_json(&targets, Duration::from_millis(milliseconds), &options);
     let calls = Calls::of(&profile);
     let seen = running.into_iter().zip(histories).map(|((python, target), history)| Seen {
         calls: calls.of_pid(&target.pid()),
@@ -133,11 +133,11 @@ fn shares_are_true_and_folded_lines_are_python() {
     let mut wrong = Vec::new();
     for python in pythons() {
         let target = python.start("split.py", &[]);
-        let before = target.account();
-        let shot = record_burning(&[&target], Duration::from_secs(5), &["-p", &target.pid()]);
-        let truth = target.since(&before);
+        let history = History::of(&target);
+        let profile = record_burning_json(&[&target], Duration::from_secs(5), &["-p", &target.pid()]);
         let name = &python.name;
-        wrong.extend(split_errors(name, &shot.folded, &truth));
+        wrong.extend(split_errors(name, &Calls::of(&profile), &history.burnt_ns(&profile)));
+        let shot = record_burning(&[&target], Duration::from_secs(1), &["-p", &target.pid()]);
         let recursions = vec!["recurse (split.py)"; 60];
         let formed = shot.folded.share(|line| {
             let frames: Vec<&str> = line.frames.iter().map(String::as_str).collect();
@@ -155,12 +155,11 @@ fn shares_are_true_and_folded_lines_are_python() {
     assert_none(&wrong);
 }
 
-fn split_errors(name: &str, folded: &support::Folded, truth: &Account) -> Vec<String> {
-    let burnt: u64 = truth[..3].iter().sum();
+fn split_errors(name: &str, calls: &Calls, burnt_ns: &[f64; 16]) -> Vec<String> {
+    let burnt: f64 = burnt_ns[..3].iter().sum();
     let mut wrong = Vec::new();
     for (slot, leaf) in ["leaf_60", "leaf_30", "leaf_10"].iter().enumerate() {
-        let seen = folded.share(|line| line.has(leaf));
-        let expected = truth[slot] as f64 / burnt.max(1) as f64;
+        let (seen, expected) = (calls.share(|stack| stack.has(leaf)), burnt_ns[slot] / burnt);
         println!("{name:20} {leaf} {:6.2} % expected {:6.2} %", seen * 100.0, expected * 100.0);
         if (seen - expected).abs() > TOLERANCE {
             wrong.push(format!("{name}: {leaf} {:.2} %, should be {:.2} %", seen * 100.0, expected * 100.0));

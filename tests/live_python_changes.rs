@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{
-    Calls, History, Python, Stack, Target, chains, pythons, record_json_burning, some_pythons, turn, txprof,
+    Calls, History, Python, Stack, Target, chains, pythons, record_burning_json, some_pythons, turn, txprof,
 };
 
 const EXACT: f64 = 0.995;
@@ -21,7 +21,7 @@ fn see(target: &Target, arguments: &[&str], milliseconds: u64) -> (Calls, [f64; 
     let pid = target.pid();
     let mut all = vec!["-p", &pid];
     all.extend_from_slice(arguments);
-    let profile = record_json_burning(&[target], Duration::from_millis(milliseconds), &all);
+    let profile = record_burning_json(&[target], Duration::from_millis(milliseconds), &all);
     (Calls::of(&profile), history.burnt_ns(&profile))
 }
 

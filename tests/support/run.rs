@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::{Account, Folded, Target};
 
 /// The slots of an account that hold times in all programs; the others count.
-const TIMES: usize = 4;
+pub const TIMES: usize = 4;
 
 /// A finished run of `txprof`.
 #[derive(Debug)]
@@ -87,12 +87,13 @@ pub fn record_burning(targets: &[&Target], cpu: Duration, arguments: &[&str]) ->
     shot
 }
 
-/// As [`record_burning`], in the JSON form, however few the samples are.
-pub fn record_json_burning(targets: &[&Target], cpu: Duration, arguments: &[&str]) -> serde_json::Value {
+/// The same into the JSON form, which tells the seconds that a [`History`](super::History) is then asked about.
+pub fn record_burning_json(targets: &[&Target], cpu: Duration, arguments: &[&str]) -> serde_json::Value {
     let (text, stderr) = record_burning_as("json", targets, cpu, arguments);
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON: {error}\n{stderr}"))
+    parse_json(&text, &stderr)
 }
 
+/// What was written, and what was said.
 fn record_burning_as(
     ending: &str,
     targets: &[&Target],
@@ -134,7 +135,11 @@ pub fn record(arguments: &[&str]) -> Shot {
 /// Records with `arguments` (before any `--`) into the JSON form; panics unless that succeeds.
 pub fn record_json(arguments: &[&str]) -> serde_json::Value {
     let (text, stderr) = record_as("json", arguments);
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON: {error}\n{stderr}"))
+    parse_json(&text, &stderr)
+}
+
+fn parse_json(text: &str, stderr: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("not JSON: {error}\n{stderr}"))
 }
 
 fn record_as(ending: &str, arguments: &[&str]) -> (String, String) {
