@@ -12,12 +12,14 @@
 mod build;
 mod folded;
 mod history;
+mod interpreters;
 mod run;
 mod target;
 
-pub use build::{PROGRAMS, Program, built, built_library, program};
+pub use build::{PROGRAMS, Program, built, built_library, built_pretended_python, program};
 pub use folded::{Folded, Line};
 pub use history::{History, weight_ns};
+pub use interpreters::{Interpreter, interpreters};
 pub use run::{Run, Shot, command, record, record_burning, record_json, scratch, txprof};
 pub use target::{Account, Target, read_account, wait_for};
 

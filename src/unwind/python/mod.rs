@@ -11,5 +11,9 @@
 //! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
 
 pub mod layout;
+mod exports;
+mod eval_loop;
+pub mod binary;
 
+pub use binary::{PythonBinary, recognise};
 pub use layout::{FrameForm, Layout, Version};
