@@ -10,7 +10,7 @@ use std::path::Path;
 use object::read::elf::ElfFile64;
 use object::{Object as _, ObjectSymbol as _};
 use proptest::prelude::*;
-use support::{built_pretended_python, interpreters};
+use support::{built_pretended_python, readable_pythons};
 use txprof::unwind::python::{PythonBinary, Version, recognise};
 
 /// What is left of `Py_UNREACHABLE()`: only the jump tables name it, and nothing goes there.
@@ -43,24 +43,28 @@ fn address(elf: &[u8], name: &str) -> Option<u64> {
 /// tell; Debian's tell the first only, and there are others.
 #[test]
 fn interpreters_here_are_recognised() {
-    for interpreter in interpreters() {
-        let elf = std::fs::read(&interpreter.binary).expect("interpreters are readable");
-        let found = python(&elf).unwrap_or_else(|| panic!("{interpreter:?}"));
-        println!("{}: {found:x?}", interpreter.binary.display());
-        let (major, minor, micro) = interpreter.version;
-        let tells_micro = minor >= 11;
-        assert_eq!(found.version, Version { major, minor, micro: if tells_micro { micro } else { 0 } });
-        assert_eq!(Some(found.runtime.0), address(&elf, "_PyRuntime"));
-        assert_eq!(Some(found.code_type.0), address(&elf, "PyCode_Type"));
-        assert_eq!(Some(found.text_type.0), address(&elf, "PyUnicode_Type"));
-        assert!(found.has_single_loop);
+    for interpreter in readable_pythons() {
+        let (name, elf) = (&interpreter.name, interpreter.binary());
+        let found = python(&elf).unwrap_or_else(|| panic!("{name}"));
+        println!("{name}: {found:x?}");
+        let version = interpreter.print("import sys; print(*sys.version_info[:3])");
+        let Version { major, minor, micro } = found.version;
+        let tells_micro = minor >= 11 || micro != 0;
+        let version =
+            if tells_micro { version } else { version.rsplit_once(' ').expect("three").0.to_owned() + " 0" };
+        assert_eq!(format!("{major} {minor} {micro}"), version.trim(), "{name}");
+        assert_eq!(Some(found.runtime.0), address(&elf, "_PyRuntime"), "{name}");
+        assert_eq!(Some(found.code_type.0), address(&elf, "PyCode_Type"), "{name}");
+        assert_eq!(Some(found.text_type.0), address(&elf, "PyUnicode_Type"), "{name}");
+        assert_eq!(Some(found.eval_entry.0), address(&elf, "_PyEval_EvalFrameDefault"), "{name}");
+        assert!(found.has_single_loop && !found.is_debug_build && !found.is_free_threaded, "{name}");
         let mut told = symbols(&elf);
         told.retain(|range| range.end - range.start > UNREACHABLE_BYTES);
-        assert!(told.iter().all(|range| found.eval.contains(range)), "{told:x?}");
-        if interpreter.binary == Path::new("/usr/bin/python3.11") {
-            assert_eq!(found.eval.len(), 2, "Debian 12's loop is split: {:x?}", found.eval);
+        assert!(told.iter().all(|range| found.eval.contains(range)), "{name}: {told:x?}");
+        if !name.starts_with("pyenv") {
+            assert_eq!(found.eval.len(), 2, "{name}: Debian's loops are split: {:x?}", found.eval);
         }
-        assert!(found.eval.is_sorted_by(|one, next| one.end <= next.start), "{:x?}", found.eval);
+        assert!(found.eval.is_sorted_by(|one, next| one.end <= next.start), "{name}: {:x?}", found.eval);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::codes::CodeId;
 use super::module::ModuleId;
 use crate::aggregate::{CallTree, NodeId};
 use crate::model::{Avma, Outcome, Root, Svma};
@@ -18,8 +19,37 @@ pub enum RawFrame {
     Kernel(Avma),
     /// In generated code of this process.
     Jit(u32, Avma),
+    /// A Python function, at this offset in bytes of its instructions; `None`: not started.
+    Python(CodeId, Option<u32>),
+    /// Python frames are missing here.
+    PythonGap(PythonGap),
     /// In no mapping that was known.
     Unknown,
+}
+
+/// Why Python frames are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PythonGap {
+    /// A frame's code object could not be read, or is none.
+    Unread,
+    /// Its names were lost on their way up, or found no room.
+    Untold,
+    /// The frames behind this one were not reached.
+    Cut(Outcome),
+    /// The native stack contradicts them; they are left out.
+    Disagreement,
+}
+
+impl PythonGap {
+    /// As a frame's text.
+    pub fn text(self) -> String {
+        match self {
+            Self::Unread => "[Python function that could not be read]".to_owned(),
+            Self::Untold => "[Python function whose name was lost]".to_owned(),
+            Self::Cut(outcome) => format!("[Python callers missing: {}]", outcome.text()),
+            Self::Disagreement => "[Python frames left out: the native stack contradicts them]".to_owned(),
+        }
+    }
 }
 
 /// Index of a root.
@@ -49,7 +79,31 @@ pub struct Capture {
     tree: CallTree<RawFrame>,
     roots: Vec<Root>,
     root_ids: HashMap<Root, RootId>,
-    tallies: HashMap<(RootId, NodeId, Outcome), Tally>,
+    tallies: HashMap<Key, Tally>,
+}
+
+/// What samples that are summed have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Key {
+    root: RootId,
+    node: NodeId,
+    outcome: Outcome,
+    holds_gil: bool,
+}
+
+/// Equal samples.
+#[derive(Clone, Copy, Debug)]
+pub struct Sum<'a> {
+    /// Whose.
+    pub root: &'a Root,
+    /// Their stack.
+    pub node: NodeId,
+    /// How they ended.
+    pub outcome: Outcome,
+    /// The thread held its interpreter's lock.
+    pub holds_gil: bool,
+    /// How many, and for how much time.
+    pub tally: Tally,
 }
 
 impl Default for Capture {
@@ -70,6 +124,7 @@ impl Capture {
         root: &Root,
         frames: impl Iterator<Item = RawFrame>,
         outcome: Outcome,
+        holds_gil: bool,
         weight_ns: u64,
     ) {
         let root = self.root_id(root);
@@ -84,7 +139,7 @@ impl Capture {
                 }
             }
         }
-        let tally = self.tallies.entry((root, node, outcome)).or_default();
+        let tally = self.tallies.entry(Key { root, node, outcome, holds_gil }).or_default();
         tally.count += 1;
         tally.weight_ns = tally.weight_ns.saturating_add(weight_ns);
     }
@@ -113,10 +168,14 @@ impl Capture {
     }
 
     /// Each combination of root, stack and outcome once.
-    pub fn samples(&self) -> impl Iterator<Item = (&Root, NodeId, Outcome, Tally)> {
-        self.tallies
-            .iter()
-            .map(|((root, node, outcome), tally)| (&self.roots[root.0 as usize], *node, *outcome, *tally))
+    pub fn samples(&self) -> impl Iterator<Item = Sum<'_>> {
+        self.tallies.iter().map(|(key, tally)| Sum {
+            root: &self.roots[key.root.0 as usize],
+            node: key.node,
+            outcome: key.outcome,
+            holds_gil: key.holds_gil,
+            tally: *tally,
+        })
     }
 
     /// The frames of a stack, leaf first.
@@ -132,8 +191,8 @@ impl Capture {
     /// Samples by outcome.
     pub fn outcomes(&self) -> BTreeMap<Outcome, u64> {
         let mut outcomes = BTreeMap::new();
-        for ((_, _, outcome), tally) in &self.tallies {
-            *outcomes.entry(*outcome).or_default() += tally.count;
+        for (key, tally) in &self.tallies {
+            *outcomes.entry(key.outcome).or_default() += tally.count;
         }
         outcomes
     }

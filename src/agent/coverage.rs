@@ -177,7 +177,8 @@ pub fn tell_walker(sampler: &mut BpfSampler, processes: &mut Processes, modules:
         if let Some((old, _)) = std::mem::replace(&mut process.slice, slice) {
             sampler.tables.release_slice(old);
         }
-        sampler.update_target(*pid, slice)?;
+        process.python.attach(&process.mappings, modules, &mut sampler.pythons);
+        sampler.update_target(*pid, slice, process.python.walked())?;
     }
     Ok(())
 }

@@ -13,6 +13,8 @@
 #[cfg(feature = "bpf")]
 pub mod capture;
 #[cfg(feature = "bpf")]
+pub mod codes;
+#[cfg(feature = "bpf")]
 pub mod coverage;
 pub mod governor;
 #[cfg(feature = "bpf")]
@@ -21,6 +23,8 @@ pub mod module;
 pub mod naming;
 #[cfg(feature = "bpf")]
 pub mod process;
+#[cfg(feature = "bpf")]
+pub mod python;
 #[cfg(feature = "bpf")]
 pub mod recorder;
 #[cfg(feature = "bpf")]

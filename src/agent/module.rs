@@ -10,6 +10,7 @@ use object::elf::{FileHeader64, PF_X, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
+use super::python::PythonModule;
 use crate::model::{FileId, Mapping, MappingKind, Svma};
 use crate::sampler::TableId;
 use crate::sampler::table_builder::Source;
@@ -57,6 +58,8 @@ pub struct Module {
     pub root: Option<PathBuf>,
     /// Its unwind rows.
     pub rows: Rows,
+    /// The interpreter in it.
+    pub python: Option<Arc<PythonModule>>,
     is_open: bool,
 }
 
@@ -66,7 +69,7 @@ pub struct Modules {
     list: Vec<Module>,
     by_file: HashMap<FileId, ModuleId>,
     vdso: Option<ModuleId>,
-    /// Files that could not be opened, each with its reason, for the end of the recording.
+    /// Files that could not be opened, or used for all they hold, each with its reason, for the end of the recording.
     pub unreadable: Vec<String>,
 }
 
@@ -104,6 +107,7 @@ impl Modules {
             segments: Vec::new(),
             root: None,
             rows,
+            python: None,
             is_open: false,
         });
         id
@@ -124,15 +128,19 @@ impl Modules {
         match opened.and_then(|source| Ok((read_segments(&source)?, source))) {
             Ok((segments, source)) => {
                 module.segments = segments;
+                match PythonModule::recognise(&source) {
+                    Ok(python) => module.python = python.map(Arc::new),
+                    Err(reason) => note(&mut self.unreadable, format!("`{}`: {reason}", module.display)),
+                }
                 module.source = Some(source);
                 module.root = Some(PathBuf::from(format!("/proc/{pid}/root")));
             }
             Err(error) => {
                 module.rows = Rows::Absent;
-                if self.unreadable.len() < MAX_UNREADABLE {
-                    self.unreadable
-                        .push(format!("no unwind rows and symbols of `{}`: {error}", module.display));
-                }
+                note(
+                    &mut self.unreadable,
+                    format!("no unwind rows and symbols of `{}`: {error}", module.display),
+                );
             }
         }
     }
@@ -148,6 +156,7 @@ impl Modules {
         if let Ok(segments) = read_segments(&source) {
             let entry = &mut self.list[module.0 as usize];
             entry.segments = segments;
+            entry.python = PythonModule::recognise(&source).ok().flatten().map(Arc::new);
             entry.source = Some(source);
             entry.is_open = true;
         }
@@ -167,6 +176,12 @@ impl Modules {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (ModuleId, &Module)> {
         (0..).map(ModuleId).zip(&self.list)
+    }
+}
+
+fn note(notes: &mut Vec<String>, text: String) {
+    if notes.len() < MAX_UNREADABLE {
+        notes.push(text);
     }
 }
 

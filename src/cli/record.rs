@@ -17,7 +17,7 @@ use crate::{Result, output};
 #[cfg_attr(not(feature = "bpf"), expect(dead_code, reason = "without a backend nothing is recorded"))]
 struct Targets {
     pids: Vec<u32>,
-    /// Decides about processes that start later; `None` when only children count.
+    /// What has found `pids`; `None` for a command.
     selector: Option<Selector>,
     /// For file names: `postgres`.
     name: String,
@@ -42,7 +42,7 @@ pub fn run(plan: RecordPlan) -> Result<ExitCode> {
     let (profile, child) = record(&plan, &mut targets, stop, &progress)?;
     progress.step("writing");
     let options = plan.fold_options();
-    let written = destination.write(|writer| output::write(&profile, plan.format, options, writer))?;
+    let written = destination.write(|writer| output::write(&profile, plan.format, &options, writer))?;
     drop(progress);
     let lines =
         if plan.quiet { report::warning_lines(&profile) } else { report::end_lines(&profile, &written) };
@@ -77,9 +77,7 @@ fn find_targets(plan: &RecordPlan) -> Result<Targets> {
         _ if pids.len() > 1 => (comm.clone(), format!("{comm} (pid {pid}) and {} more", pids.len() - 1)),
         _ => (comm.clone(), format!("{comm} (pid {pid})")),
     };
-    let watches = !matches!(plan.target, TargetPlan::Pids(_));
-    let selector = watches.then_some(selector);
-    Ok(Targets { pids, selector, name, description, notes, held: None })
+    Ok(Targets { pids, selector: Some(selector), name, description, notes, held: None })
 }
 
 fn hold(command: &[OsString]) -> Result<Targets> {
@@ -103,7 +101,7 @@ fn record(
     stop: &AtomicBool,
     progress: &Progress,
 ) -> Result<(Profile, Option<Child>)> {
-    use super::EventChoice;
+    use super::{EventChoice, ModeChoice};
     use crate::agent::{Options, Recorder};
     use crate::sampler::bpf::SamplerSettings;
     use crate::sampler::clock::ClockChoice;
@@ -117,13 +115,14 @@ fn record(
         },
         frequency_hz: plan.frequency_hz,
         follow_children: plan.children,
-        watch_all: targets.selector.is_some(),
+        watch_all: matches!(plan.target, TargetPlan::Name(_) | TargetPlan::Cgroup(_)),
         kernel_frames: plan.kernel,
     };
     let options = Options {
         sampler,
         duration: plan.duration,
         per_thread: plan.per_thread,
+        gil_only: plan.mode == ModeChoice::Gil,
         max_overhead_percent: plan.max_overhead_percent,
     };
     let mut recorder = Recorder::attach(options, &targets.pids, targets.selector.take())?;

@@ -46,6 +46,8 @@ pub struct PythonBinary {
     pub code_type: Svma,
     /// `PyUnicode_Type`, the type of `str`.
     pub text_type: Svma,
+    /// `_PyEval_EvalFrameDefault`: where the loop is entered.
+    pub eval_entry: Svma,
     /// Stated addresses of the evaluation loop, in all its parts; ascending, without overlaps, not empty.
     pub eval: Vec<Range<u64>>,
     /// The loop executes all instructions itself. If not, `_PyEval_EvalFrameDefault` calls functions that
@@ -69,6 +71,7 @@ pub fn recognise(elf: &[u8]) -> Result<Option<PythonBinary>> {
     let offsets = DebugOffsets::read(&exports, runtime);
     let version = version(&exports, offsets.as_ref())?;
     let eval = find("_PyEval_EvalFrameDefault")?;
+    let eval_entry = eval.svma;
     let eval = eval_loop::find(elf, &FdeIndex::parse(elf)?, eval.svma, eval.len);
     Ok(Some(PythonBinary {
         version,
@@ -76,6 +79,7 @@ pub fn recognise(elf: &[u8]) -> Result<Option<PythonBinary>> {
         runtime_len: runtime.len,
         code_type: find("PyCode_Type")?.svma,
         text_type: find("PyUnicode_Type")?.svma,
+        eval_entry,
         eval: eval.parts,
         has_single_loop: eval.dispatches,
         is_debug_build: exports.find("_Py_NegativeRefcount").is_some(),

@@ -10,10 +10,16 @@
 //!
 //! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
 
-pub mod layout;
-mod exports;
-mod eval_loop;
 pub mod binary;
+pub mod debug_offsets;
+pub mod entry;
+mod eval_loop;
+mod exports;
+pub mod layout;
+pub mod line_table;
+pub mod merge;
+pub mod text;
 
 pub use binary::{PythonBinary, recognise};
+pub use debug_offsets::{DebugOffsets, Refused};
 pub use layout::{FrameForm, Layout, Version};
