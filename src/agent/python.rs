@@ -114,7 +114,13 @@ impl PythonOf {
         let Some((id, module, bias)) = found else { return };
         let at = |svma: u64| Avma(svma.wrapping_add(bias));
         let binary = &module.binary;
-        let python = pythons.add(binary.version, module.layout, at(binary.runtime.0), at(binary.code_type.0));
+        let python = pythons.add(
+            binary.version,
+            module.layout,
+            at(binary.runtime.0),
+            at(binary.code_type.0),
+            at(binary.text_type.0),
+        );
         *self = match python {
             Some(python) => Self::Walked(Attached { python, id, module, agreed: 0, disagreed: 0 }),
             None => Self::Refused,
