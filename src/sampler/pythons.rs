@@ -23,6 +23,8 @@ pub struct Python {
     pub version: Version,
     /// Where its structures keep what is wanted.
     pub layout: Layout,
+    /// Address of `_PyRuntime`.
+    pub runtime: Avma,
 }
 
 /// All of them. Not `Sync`: one thread manages them, the kernel reads them.
@@ -63,7 +65,7 @@ impl Pythons {
         entry.runtime = runtime.0;
         entry.code_type = code_type.0;
         self.memory.write(index as usize, [entry].into_iter());
-        let python = Arc::new(Python { index, instance, version, layout });
+        let python = Arc::new(Python { index, instance, version, layout, runtime });
         self.known.insert(instance, Arc::clone(&python));
         Some(python)
     }
