@@ -10,7 +10,7 @@ mod support;
 use std::process::Command;
 use std::time::Duration;
 
-use support::{Account, Folded, History, Target, built, program, record_burning, turn, weight_ns};
+use support::{Account, Folded, History, Target, built, program, record_burning, stolen_ns, turn, weight_ns};
 
 const TOLERANCE: f64 = 0.01;
 
@@ -143,11 +143,4 @@ fn seconds_burnt_are_seconds_seen() {
     println!("saw {seen} ns of {burnt} ns, {stolen} ns were stolen");
     assert!(seen >= burnt * 0.98, "saw {seen} ns of {burnt} ns");
     assert!(seen <= burnt * 1.02 + stolen, "saw {seen} ns of {burnt} ns, {stolen} ns were stolen");
-}
-
-/// The time that the host has taken from all CPUs so far, as `/proc/stat` tells it in ticks of 10 ms.
-fn stolen_ns() -> f64 {
-    let text = std::fs::read_to_string("/proc/stat").expect("Linux has /proc/stat");
-    let ticks = text.split_whitespace().nth(8).and_then(|word| word.parse::<f64>().ok());
-    ticks.expect("the eighth number of /proc/stat") * 1e7
 }

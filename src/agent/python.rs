@@ -14,7 +14,8 @@ use crate::sampler::table_builder::Source;
 use crate::sampler::{Python, Pythons};
 use crate::sys::file_map::FileMap;
 use crate::unwind::python::entry::unready_pcs;
-use crate::unwind::python::{Layout, PythonBinary, recognise};
+use crate::unwind::python::{Layout, PythonBinary, Version, recognise};
+use crate::{Error, ErrorKind, Result};
 
 /// A file that holds an interpreter.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct PythonModule {
 
 impl PythonModule {
     /// `None` for nearly all files. Fails with a reason for interpreters that cannot be walked.
-    pub fn recognise(source: &Source) -> Result<Option<Self>, String> {
+    pub fn recognise(source: &Source) -> Result<Option<Self>> {
         match source {
             Source::Image(_) => Ok(None),
             Source::File(file) => match FileMap::map(file) {
@@ -37,17 +38,43 @@ impl PythonModule {
         }
     }
 
-    fn of(elf: &[u8]) -> Result<Option<Self>, String> {
+    fn of(elf: &[u8]) -> Result<Option<Self>> {
         let Some(binary) = recognise(elf)? else { return Ok(None) };
-        let layout = binary.layout(elf)?;
+        let layout = layout_of(&binary, bytes_at(elf, binary.runtime.0))?;
         let unready = match layout.thread_cframe {
             Layout::ABSENT => 0..0,
             cframe => {
                 let start = binary.eval_entry.0;
-                unready_pcs(code_at(elf, start), start, cframe, layout.thread_frame)
+                unready_pcs(bytes_at(elf, start), start, cframe, layout.thread_frame)
             }
         };
         Ok(Some(Self { binary, layout, unready }))
+    }
+}
+
+/// The layout of a release build with one lock; `runtime` begins with `_PyRuntime` as it is in the file.
+fn layout_of(binary: &PythonBinary, runtime: &[u8]) -> Result<Layout> {
+    let Version { major, minor, .. } = binary.version;
+    let refuse = |why: String| {
+        let what = format!("CPython {major}.{minor} is seen as a C program: {why}");
+        Err(Error::new(ErrorKind::UnsupportedTarget, what))
+    };
+    if binary.is_free_threaded {
+        return refuse("it is free-threaded (built with --disable-gil)".to_owned());
+    }
+    if !binary.has_single_loop {
+        return refuse("it has no single evaluation loop (built with --with-tail-call-interp)".to_owned());
+    }
+    if let Some(layout) = Layout::of(binary.version) {
+        return match binary.is_debug_build {
+            true => refuse("it is a debug build (--with-pydebug)".to_owned()),
+            false => Ok(*layout),
+        };
+    }
+    match Layout::from_debug_offsets(runtime, binary.version) {
+        Ok(told) if told.free_threaded => refuse("it is free-threaded".to_owned()),
+        Ok(told) => Ok(told.layout),
+        Err(reason) => refuse(reason.to_string()),
     }
 }
 
@@ -147,7 +174,7 @@ impl PythonOf {
 }
 
 /// The bytes of the file from stated address `svma` to the end of its segment; empty where there are none.
-fn code_at(elf: &[u8], svma: u64) -> &[u8] {
+fn bytes_at(elf: &[u8], svma: u64) -> &[u8] {
     let Ok(file) = object::read::elf::ElfFile64::<object::Endianness>::parse(elf) else { return &[] };
     file.segments()
         .find_map(|segment| {

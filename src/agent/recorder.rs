@@ -54,6 +54,9 @@ const BUSY_TICK: Duration = Duration::from_millis(2);
 /// How long sampling waits for the rows of the libraries, and of the program itself.
 const PREFETCH_NS: u64 = 300_000_000;
 const PREFETCH_PROGRAM_NS: u64 = 2_000_000_000;
+/// Children of latecomers may be late as well, but no later than their parent's becoming a target. So each round
+/// finds the next generation only, and families that multiply faster than that are given up here.
+const LATECOMER_ROUNDS: usize = 8;
 /// The governor's and the progress display's step.
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -78,19 +81,40 @@ struct Baseline {
 }
 
 impl Recorder {
-    /// Loads and attaches everything, makes `pids` targets and prepares their rows.
-    /// `selector` decides about processes that start later, while `watch_all` is set.
+    /// Loads and attaches everything, makes `pids` targets and prepares their rows. They are what
+    /// `selector` has found; it is asked again for what started since, and, while `watch_all` is
+    /// set, about processes that start later.
     pub fn attach(options: Options, pids: &[u32], selector: Option<Selector>) -> Result<Self> {
         let builder = TableBuilder::start(TableCache::open())?;
         let sampler = BpfSampler::open(&options.sampler)?;
         let coverage = Coverage::new(builder);
         let follow_children = options.sampler.follow_children;
-        let replay = Replay::new(coverage, selector, follow_children, options.per_thread);
+        let watching = selector.clone().filter(|_| options.sampler.watch_all);
+        let replay = Replay::new(coverage, watching, follow_children, options.per_thread);
         let began = Baseline::default();
         let mut recorder =
             Self { options, sampler, replay, began, rate_changes: Vec::new(), elapsed_ns: 0, events_lost: 0 };
         recorder.add_targets(pids)?;
+        if let Some(selector) = selector {
+            recorder.add_latecomers(&selector)?;
+        }
         Ok(recorder)
+    }
+
+    /// Adds what was born after the targets were chosen and before their children's births were told:
+    /// some 10 ms, in which a server may start all its workers.
+    fn add_latecomers(&mut self, selector: &Selector) -> Result<()> {
+        for _ in 0..LATECOMER_ROUNDS {
+            // Nothing selected any more is no failure here: what was caught is still written.
+            let Ok(selection) = selector.find() else { break };
+            let found = selection.targets.iter().map(|target| target.pid);
+            let latecomers: Vec<u32> = found.filter(|pid| !self.replay.processes.contains_key(pid)).collect();
+            if latecomers.is_empty() {
+                break;
+            }
+            self.add_targets(&latecomers)?;
+        }
+        Ok(())
     }
 
     /// The modules known so far, to add files that will be mapped soon.
@@ -105,12 +129,12 @@ impl Recorder {
             self.sampler.add_target(*pid, None)?;
             let mut process = Process { is_dirty: true, ..Process::default() };
             match process.scan(*pid, &mut self.replay.modules, monotonic_ns()) {
-                Ok(()) => {
+                Ok(()) if !process.mappings.is_empty() => {
                     self.replay.coverage.prefetch(*pid, &process, &mut self.replay.modules);
                     self.replay.processes.insert(*pid, process);
                 }
                 // It ended just now, perhaps before its end could be told as an event.
-                Err(_) => self.sampler.remove_target(*pid),
+                Ok(()) | Err(_) => self.sampler.remove_target(*pid),
             }
         }
         tell_walker(&mut self.sampler, &mut self.replay.processes, &self.replay.modules)

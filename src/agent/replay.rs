@@ -116,10 +116,13 @@ impl Replay {
             ProcessChange::Fork { parent } => {
                 let followed = self.processes.get(&parent).filter(|_| self.follow_children).cloned();
                 match followed {
-                    Some(child) => {
+                    Some(mut child) => {
                         if let Some((slice, _)) = child.slice {
                             tables.share_slice(slice);
                         }
+                        // A child that was found before its birth was told has a slice of its own.
+                        child.is_dirty |= self.processes.contains_key(&pid);
+                        self.bury(tables, pid);
                         self.processes.insert(pid, child);
                     }
                     None => self.consider(pid),

@@ -17,7 +17,7 @@ use crate::{Result, output};
 #[cfg_attr(not(feature = "bpf"), expect(dead_code, reason = "without a backend nothing is recorded"))]
 struct Targets {
     pids: Vec<u32>,
-    /// Decides about processes that start later; `None` when only children count.
+    /// What has found `pids`; `None` for a command.
     selector: Option<Selector>,
     /// For file names: `postgres`.
     name: String,
@@ -77,9 +77,7 @@ fn find_targets(plan: &RecordPlan) -> Result<Targets> {
         _ if pids.len() > 1 => (comm.clone(), format!("{comm} (pid {pid}) and {} more", pids.len() - 1)),
         _ => (comm.clone(), format!("{comm} (pid {pid})")),
     };
-    let watches = !matches!(plan.target, TargetPlan::Pids(_));
-    let selector = watches.then_some(selector);
-    Ok(Targets { pids, selector, name, description, notes, held: None })
+    Ok(Targets { pids, selector: Some(selector), name, description, notes, held: None })
 }
 
 fn hold(command: &[OsString]) -> Result<Targets> {
@@ -117,7 +115,7 @@ fn record(
         },
         frequency_hz: plan.frequency_hz,
         follow_children: plan.children,
-        watch_all: targets.selector.is_some(),
+        watch_all: matches!(plan.target, TargetPlan::Name(_) | TargetPlan::Cgroup(_)),
         kernel_frames: plan.kernel,
     };
     let options = Options {

@@ -80,6 +80,7 @@ pub const PROGRAMS: &[Program] = &[
     c("jit", "jit.c", &[("jit_inner", 0), ("jit_late", 1), ("compiled_leaf", 2)]),
     c("dl_swap", "dl_swap.c", &[("leaf_a", 0), ("leaf_b", 1)]),
     c("children", "children.c", &[("forked_leaf", 0), ("execed_leaf", 1)]),
+    c("births", "births.c", &[("born_leaf", 0)]),
     c("threads", "threads.c", &[("thread_leaf", 0)]),
     c("vdso", "vdso.c", &[("ask_the_time", 0)]),
     c("syscalls", "syscalls.c", &[("read_zeros", 0), ("user_leaf", 1)]),

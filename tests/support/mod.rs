@@ -14,6 +14,7 @@ mod calls;
 mod folded;
 mod golden;
 mod history;
+mod profile;
 mod python;
 mod run;
 mod target;
@@ -22,9 +23,13 @@ pub use build::{PROGRAMS, Program, built, built_library, program};
 pub use calls::{BySlot, Call, Calls, Comparison, Follows, Stack};
 pub use folded::{Folded, Line};
 pub use golden::{golden, golden_picture};
-pub use history::{History, weight_ns};
+pub use history::{History, stolen_ns};
+pub use profile::{completeness, processes, weight_ns};
 pub use python::{Python, chains, lines_of, marked_lines, pythons, some_pythons};
-pub use run::{Run, Shot, command, record, record_burning, record_json, scratch, scratch_in, txprof};
+pub use run::{
+    Run, Shot, TIMES, command, record, record_burning, record_burning_json, record_json, scratch, scratch_in,
+    txprof,
+};
 pub use target::{Account, Target, read_account, wait_for};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

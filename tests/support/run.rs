@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::{Account, Folded, Target};
 
 /// The slots of an account that hold times in all programs; the others count.
-const TIMES: usize = 4;
+pub const TIMES: usize = 4;
 
 /// A finished run of `txprof`.
 #[derive(Debug)]
@@ -79,8 +79,29 @@ fn finished(child: Child) -> Run {
 /// samples that does not depend on what else the machine does. Panics when that takes more than two minutes
 /// or when the samples are far fewer than the targets' CPU time makes.
 pub fn record_burning(targets: &[&Target], cpu: Duration, arguments: &[&str]) -> Shot {
+    let (text, stderr) = record_burning_as("folded", targets, cpu, arguments);
+    let shot = Shot { folded: Folded::parse(&text), stderr };
+    // Some of that time was before the clocks ticked.
+    let least = (cpu.as_secs_f64() * 999.0 * 0.6) as u64 * targets.len() as u64;
+    assert!(shot.folded.total() >= least, "{} samples, not {least}\n{}", shot.folded.total(), shot.stderr);
+    shot
+}
+
+/// The same into the JSON form, which tells the seconds that a [`History`](super::History) is then asked about.
+pub fn record_burning_json(targets: &[&Target], cpu: Duration, arguments: &[&str]) -> serde_json::Value {
+    let (text, stderr) = record_burning_as("json", targets, cpu, arguments);
+    parse_json(&text, &stderr)
+}
+
+/// What was written, and what was said.
+fn record_burning_as(
+    ending: &str,
+    targets: &[&Target],
+    cpu: Duration,
+    arguments: &[&str],
+) -> (String, String) {
     let directory = scratch();
-    let output = directory.path().join("out.folded");
+    let output = directory.path().join(format!("out.{ending}"));
     let output = output.to_str().expect("scratch paths are plain");
     let mut all = vec!["record", "-F", "999", "-o", output];
     all.extend_from_slice(arguments);
@@ -102,12 +123,7 @@ pub fn record_burning(targets: &[&Target], cpu: Duration, arguments: &[&str]) ->
     let _ended_already = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT);
     let run = finished(child);
     assert_eq!(run.code, 0, "txprof {all:?}:\n{}", run.stderr);
-    let text = std::fs::read_to_string(output).expect("the file was written");
-    let shot = Shot { folded: Folded::parse(&text), stderr: run.stderr };
-    // Some of that time was before the clocks ticked.
-    let least = (cpu.as_secs_f64() * 999.0 * 0.6) as u64 * targets.len() as u64;
-    assert!(shot.folded.total() >= least, "{} samples, not {least}\n{}", shot.folded.total(), shot.stderr);
-    shot
+    (std::fs::read_to_string(output).expect("the file was written"), run.stderr)
 }
 
 /// Records with `arguments` (before any `--`) into folded stacks; panics unless that succeeds.
@@ -119,7 +135,11 @@ pub fn record(arguments: &[&str]) -> Shot {
 /// Records with `arguments` (before any `--`) into the JSON form; panics unless that succeeds.
 pub fn record_json(arguments: &[&str]) -> serde_json::Value {
     let (text, stderr) = record_as("json", arguments);
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON: {error}\n{stderr}"))
+    parse_json(&text, &stderr)
+}
+
+fn parse_json(text: &str, stderr: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("not JSON: {error}\n{stderr}"))
 }
 
 fn record_as(ending: &str, arguments: &[&str]) -> (String, String) {

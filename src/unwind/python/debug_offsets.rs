@@ -246,11 +246,11 @@ impl Layout {
         if level >> 4 < 0xc {
             return Err(Refused::PreRelease(told));
         }
-        Ok(DebugOffsets { layout: layout(bytes, words, minor)?, version: told, free_threaded: word(bytes, 2)? != 0 })
+        Ok(DebugOffsets { layout: layout(bytes, words)?, version: told, free_threaded: word(bytes, 2)? != 0 })
     }
 }
 
-fn layout(bytes: &[u8], words: &Words, minor: u8) -> Result<Layout, Refused> {
+fn layout(bytes: &[u8], words: &Words) -> Result<Layout, Refused> {
     let bounded = |field, index, size: u64, limit| {
         let told = word(bytes, index)?;
         match u32::try_from(told) {
@@ -297,8 +297,8 @@ fn layout(bytes: &[u8], words: &Words, minor: u8) -> Result<Layout, Refused> {
         // `PyASCIIObject` in `Include/cpython/unicodeobject.h`: length, hash, state.
         text_hash: text_length.saturating_add(8),
         text_state: bounded("text_state", words.text_state, 4, RECORD_LIMIT)?,
-        // `interned` was 2 bits and became 16 in 3.14.
-        text_kind_shift: if minor >= 14 { 16 } else { 2 },
+        // `interned` before it has 2 bits in builds with a GIL, in 3.14 and 3.15 as well.
+        text_kind_shift: 2,
         text_ascii,
         // `PyCompactUnicodeObject` in the same file adds utf8_length and utf8.
         text_compact: text_ascii.saturating_add(16),

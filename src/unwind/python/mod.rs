@@ -14,6 +14,8 @@
 pub mod binary;
 pub mod debug_offsets;
 pub mod entry;
+mod eval_loop;
+mod exports;
 pub mod layout;
 pub mod line_table;
 pub mod merge;
