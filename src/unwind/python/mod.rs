@@ -11,6 +11,7 @@
 //!
 //! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
 
+pub mod asyncio;
 pub mod binary;
 pub mod debug_offsets;
 pub mod entry;
@@ -24,6 +25,7 @@ pub mod objects;
 pub mod text;
 pub mod thread_names;
 
+pub use asyncio::AsyncioOffsets;
 pub use binary::{PythonBinary, recognise};
 pub use debug_offsets::{DebugOffsets, Refused};
 pub use layout::{FrameForm, Layout, Version};

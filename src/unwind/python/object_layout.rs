@@ -51,7 +51,7 @@ pub enum Attributes {
 pub enum IntegerForm {
     /// Up to 3.11: `ob_size`, negative for negative numbers.
     Signed,
-    /// From 3.12: `lv_tag`, whose two low bits are the sign (0: positive, 1: zero) and the next is none of the count.
+    /// From 3.12: `lv_tag`, the count from its fourth bit on; the two low bits are the sign (0: positive).
     Tagged,
 }
 

@@ -26,6 +26,9 @@ const MAX_THREADS: usize = 4096;
 
 /// The names of the threads of the process in `memory`, by thread pointer; at most 4096, each of at most
 /// 200 characters, not cleaned. `runtime` is the address of `_PyRuntime`. Empty where nothing is found.
+///
+/// The list of interpreters ends with the first one, which has the last word: another one may run in a
+/// thread that the first one named.
 pub fn thread_names(
     memory: &dyn Memory,
     version: Version,
@@ -73,3 +76,6 @@ fn add_names(heap: &Heap<'_>, modules: u64, names: &mut HashMap<u64, String>) ->
     }
     Some(())
 }
+
+#[cfg(test)]
+mod tests;
