@@ -286,8 +286,14 @@ impl Recorder {
         }
         // The clocks and the tables are not needed any more; naming wants the memory.
         drop(self.sampler);
-        let Named { frames, stacks, samples, warnings } =
-            name(&self.replay.capture, &self.replay.modules, &self.replay.jit, &self.replay.codes, config, step);
+        let Named { frames, stacks, samples, warnings } = name(
+            &self.replay.capture,
+            &self.replay.modules,
+            &self.replay.jit,
+            &self.replay.codes,
+            config,
+            step,
+        );
         recording.warnings.extend(warnings);
         let mut profile = Profile { recording, frames, stacks, samples };
         if self.options.gil_only {

@@ -94,7 +94,8 @@ impl ThreadNames {
 
 impl Threads {
     fn read(&mut self, pid: u32, python: &Python, now_ns: u64) {
-        let names = thread_names(&Pages::of(pid), python.version, &python.layout, python.runtime.0);
+        let Python { version, layout, runtime, text_type, .. } = python;
+        let names = thread_names(&Pages::of(pid), *version, layout, runtime.0, text_type.0);
         let mut named = 0;
         for (tid, thread) in self.by_tid.iter_mut().filter(|(_, thread)| !thread.is_gone) {
             thread.is_gone = !Path::new(&format!("/proc/{pid}/task/{tid}")).exists();

@@ -32,6 +32,7 @@ pub struct Heap<'a> {
     memory: &'a dyn Memory,
     layout: &'a Layout,
     objects: &'a ObjectLayout,
+    text_type: u64,
 }
 
 /// What a dict or an object's attributes consist of: keys, and values apart from them if any.
@@ -43,9 +44,14 @@ struct Table {
 }
 
 impl<'a> Heap<'a> {
-    /// Objects in `memory`, made as the two layouts say.
-    pub fn new(memory: &'a dyn Memory, layout: &'a Layout, objects: &'a ObjectLayout) -> Self {
-        Self { memory, layout, objects }
+    /// Objects in `memory`, made as the two layouts say; `text_type` is the address of `PyUnicode_Type`.
+    pub fn new(
+        memory: &'a dyn Memory,
+        layout: &'a Layout,
+        objects: &'a ObjectLayout,
+        text_type: u64,
+    ) -> Self {
+        Self { memory, layout, objects, text_type }
     }
 
     /// The word of 8 bytes at `address`.
@@ -189,7 +195,7 @@ impl<'a> Heap<'a> {
         u64::try_from(value?).ok()
     }
 
-    /// The `str` at `address`; its first 200 characters if it is longer.
+    /// The `str` at `address`, not of a class derived from it; of a longer one 200 characters and an ellipsis.
     pub fn text(&self, address: u64) -> Option<String> {
         text::decode(&self.text_bytes(address, MAX_CHARACTERS)?, self.layout)
     }
@@ -202,6 +208,9 @@ impl<'a> Heap<'a> {
 
     /// The head of the `str` at `address` and its characters behind it, at most `limit` of them.
     fn text_bytes(&self, address: u64, limit: u64) -> Option<Vec<u8>> {
+        if self.word(address.checked_add(OBJECT_TYPE)?)? != self.text_type {
+            return None;
+        }
         let length = self.word(address.checked_add(self.layout.text_length.into())?)?.min(limit);
         let mut state = [0; 4];
         if !self.memory.read(address.checked_add(self.layout.text_state.into())?, &mut state) {

@@ -25,7 +25,8 @@ const MAX_INTERPRETERS: usize = 16;
 const MAX_THREADS: usize = 4096;
 
 /// The names of the threads of the process in `memory`, by thread pointer; at most 4096, each of at most
-/// 200 characters, not cleaned. `runtime` is the address of `_PyRuntime`. Empty where nothing is found.
+/// 200 characters and an ellipsis, not cleaned. `runtime` is the address of `_PyRuntime`, `text_type` that of
+/// `PyUnicode_Type`. Empty where nothing is found.
 ///
 /// The list of interpreters ends with the first one, which has the last word: another one may run in a
 /// thread that the first one named.
@@ -34,10 +35,11 @@ pub fn thread_names(
     version: Version,
     layout: &Layout,
     runtime: u64,
+    text_type: u64,
 ) -> HashMap<u64, String> {
     let mut names = HashMap::new();
     let Some(objects) = ObjectLayout::of(version) else { return names };
-    let heap = Heap::new(memory, layout, objects);
+    let heap = Heap::new(memory, layout, objects, text_type);
     let Some(modules_offset) = modules_offset(&heap, objects, runtime) else { return names };
     let mut link = runtime.checked_add(layout.runtime_interpreters_head.into());
     for _ in 0..MAX_INTERPRETERS {

