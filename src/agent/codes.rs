@@ -35,6 +35,9 @@ const MAX_LINE_BYTES: usize = 16 << 20;
 /// Longest line table read; a generated function of 100,000 lines has some 500 KB.
 const MAX_TABLE_BYTES: u32 = 1 << 20;
 
+/// Of `ob_type` in every object of a build with one lock (`Include/object.h`).
+const TYPE_OFFSET: usize = 8;
+
 /// All code objects met.
 #[derive(Debug, Default)]
 pub struct Codes {
@@ -58,7 +61,10 @@ impl Codes {
             self.refused += 1;
             return;
         }
-        let decode = |bytes| text::decode(bytes, &python.layout);
+        let decode = |bytes: &[u8]| {
+            let kind = bytes.get(TYPE_OFFSET..)?.first_chunk().copied().map(u64::from_ne_bytes);
+            (kind == Some(python.text_type.0)).then(|| text::decode(bytes, &python.layout)).flatten()
+        };
         let (Some(function), Some(file)) = (decode(record.name), decode(record.file)) else { return };
         let mut lines: Box<[u8]> = self.line_table(record, python).into();
         if self.line_bytes + lines.len() > MAX_LINE_BYTES {

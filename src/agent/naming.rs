@@ -8,8 +8,8 @@ use super::codes::Codes;
 use super::module::{Module, ModuleId, Modules};
 use crate::model::{Avma, Frame, FrameKind, Sample, StackId, Svma};
 use crate::sampler::table_builder::Source;
-use crate::unwind::python::line_table;
 use crate::symbolize::{Config, KernelSymbols, ModuleFile, PerfMapReader, Symbolizer};
+use crate::unwind::python::line_table;
 
 /// Perf maps of the processes in which generated code was seen.
 pub type JitMaps = HashMap<u32, PerfMapReader>;

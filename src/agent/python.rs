@@ -119,6 +119,7 @@ impl PythonOf {
             module.layout,
             at(binary.runtime.0),
             at(binary.code_type.0),
+            at(binary.text_type.0),
         );
         *self = match python {
             Some(python) => Self::Walked(Attached { python, id, module, agreed: 0, disagreed: 0 }),

@@ -204,6 +204,7 @@ impl Recorder {
         self.drain(Duration::ZERO)?;
         self.elapsed_ns = monotonic_ns().saturating_sub(self.began.time_ns);
         self.replay.refresh_jit();
+        self.replay.name_threads();
         Ok(())
     }
 
@@ -245,6 +246,7 @@ impl Recorder {
         let now_ns = monotonic_ns();
         replay.coverage.receive(&mut self.sampler.tables, &mut replay.modules, &mut replay.processes, now_ns);
         replay.refresh_jit_now_and_then(now_ns);
+        replay.name_threads_now_and_then(now_ns);
         let newcomers = std::mem::take(&mut replay.newcomers);
         if !newcomers.is_empty() {
             self.add_targets(&newcomers)?;
@@ -284,8 +286,14 @@ impl Recorder {
         }
         // The clocks and the tables are not needed any more; naming wants the memory.
         drop(self.sampler);
-        let Named { frames, stacks, samples, warnings } =
-            name(&self.replay.capture, &self.replay.modules, &self.replay.jit, &self.replay.codes, config, step);
+        let Named { frames, stacks, samples, warnings } = name(
+            &self.replay.capture,
+            &self.replay.modules,
+            &self.replay.jit,
+            &self.replay.codes,
+            config,
+            step,
+        );
         recording.warnings.extend(warnings);
         let mut profile = Profile { recording, frames, stacks, samples };
         if self.options.gil_only {

@@ -21,8 +21,12 @@ pub struct Python {
     pub instance: u32,
     /// Which version.
     pub version: Version,
+    /// `PyUnicode_Type`, which all names are of.
+    pub text_type: Avma,
     /// Where its structures keep what is wanted.
     pub layout: Layout,
+    /// Address of `_PyRuntime`.
+    pub runtime: Avma,
 }
 
 /// All of them. Not `Sync`: one thread manages them, the kernel reads them.
@@ -50,6 +54,7 @@ impl Pythons {
         layout: Layout,
         runtime: Avma,
         code_type: Avma,
+        text_type: Avma,
     ) -> Option<Arc<Python>> {
         let mut entry = describe(&layout)?;
         let Some(Extent { first: index, .. }) = self.space.allocate(1) else {
@@ -63,7 +68,7 @@ impl Pythons {
         entry.runtime = runtime.0;
         entry.code_type = code_type.0;
         self.memory.write(index as usize, [entry].into_iter());
-        let python = Arc::new(Python { index, instance, version, layout });
+        let python = Arc::new(Python { index, instance, version, text_type, layout, runtime });
         self.known.insert(instance, Arc::clone(&python));
         Some(python)
     }

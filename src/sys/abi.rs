@@ -99,8 +99,14 @@ impl TableProcess {
     /// The bytes as the kernel side reads them.
     pub fn to_bytes(self) -> [u8; 24] {
         let mut bytes = [0; 24];
-        let words =
-            [self.first_mapping, self.mapping_count, self.generation, self.pid, self.python, 0 /* padding */];
+        let words = [
+            self.first_mapping,
+            self.mapping_count,
+            self.generation,
+            self.pid,
+            self.python,
+            0, /* padding */
+        ];
         for (chunk, value) in bytes.chunks_exact_mut(4).zip(words) {
             chunk.copy_from_slice(&value.to_ne_bytes());
         }

@@ -87,8 +87,7 @@ impl Bpf {
             rows: SharedArray::new(&map_named(&object, "rows")?, settings.row_capacity as usize)?,
             rules: SharedArray::new(&map_named(&object, "rules")?, RULE_CAPACITY)?,
         };
-        let pythons =
-            SharedArray::new(&map_named(&object, "pythons")?, settings.python_capacity as usize)?;
+        let pythons = SharedArray::new(&map_named(&object, "pythons")?, settings.python_capacity as usize)?;
         let records = Rc::new(RefCell::new(RecordBuffer::default()));
         let ring_map = map_named(&object, "ring")?;
         let mut builder = RingBufferBuilder::new();

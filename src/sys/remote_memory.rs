@@ -14,10 +14,13 @@ pub fn read(pid: u32, address: u64, buffer: &mut [u8]) -> Result<()> {
     let wanted = buffer.len();
     let base = usize::try_from(address).unwrap_or(usize::MAX);
     let remote = [RemoteIoVec { base, len: wanted }];
-    let count =
-        process_vm_readv(Pid::from_raw(pid.cast_signed()), &mut [IoSliceMut::new(buffer)], &remote)
-            .context(intent)?;
-    if count == wanted { Ok(()) } else { Err(Error::new(ErrorKind::System, "memory ends early").context(intent())) }
+    let count = process_vm_readv(Pid::from_raw(pid.cast_signed()), &mut [IoSliceMut::new(buffer)], &remote)
+        .context(intent)?;
+    if count == wanted {
+        Ok(())
+    } else {
+        Err(Error::new(ErrorKind::System, "memory ends early").context(intent()))
+    }
 }
 
 #[cfg(test)]
