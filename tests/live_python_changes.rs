@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{
-    Calls, History, Python, Stack, Target, chains, pythons, record_json, some_pythons, turn, txprof,
+    Calls, History, Python, Stack, Target, chains, pythons, record_burning_json, some_pythons, turn, txprof,
 };
 
 const EXACT: f64 = 0.995;
@@ -15,13 +15,13 @@ fn assert_none(wrong: &[String]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// Records one running target alone: its stacks and what it burnt meanwhile.
-fn see(target: &Target, arguments: &[&str], seconds: &str) -> (Calls, [f64; 16]) {
+/// Records one running target alone until it has burnt `milliseconds`: its stacks and what it burnt meanwhile.
+fn see(target: &Target, arguments: &[&str], milliseconds: u64) -> (Calls, [f64; 16]) {
     let history = History::of(target);
     let pid = target.pid();
-    let mut all = vec!["-F", "999", "-d", seconds, "-p", &pid];
+    let mut all = vec!["-p", &pid];
     all.extend_from_slice(arguments);
-    let profile = record_json(&all);
+    let profile = record_burning_json(&[target], Duration::from_millis(milliseconds), &all);
     (Calls::of(&profile), history.burnt_ns(&profile))
 }
 
@@ -32,7 +32,7 @@ fn short_children_without_exec_are_seen() {
     let mut wrong = Vec::new();
     for python in pythons() {
         let target = python.start("forks.py", &[]);
-        let (calls, burnt_ns) = see(&target, &[], "3s");
+        let (calls, burnt_ns) = see(&target, &[], 2500);
         let comparison = calls.compare(&chains(&target));
         let (name, share) = (&python.name, comparison.exact_share());
         println!("{name:20} {} exact, {:.3} %", comparison.exact.count(), share * 100.0);
@@ -138,7 +138,7 @@ fn exec_replaces_all_names() {
     for python in pythons() {
         let target = python.start("replace.py", &[]);
         support::wait_for("both scripts to have told", || chains(&target).len() == 2);
-        let (calls, burnt_ns) = see(&target, &[], "3s");
+        let (calls, burnt_ns) = see(&target, &[], 2500);
         let (comparison, name) = (calls.compare(&chains(&target)), &python.name);
         let of = |stack: &Stack, file: &str| stack.python().iter().any(|label| label.ends_with(file));
         let mixed = calls.filtered(|stack| of(stack, "(replace.py)") && of(stack, "(replaced.py)"));
@@ -170,7 +170,7 @@ fn gil_mode_shows_holders_alone() {
     for python in pythons() {
         let target = python.start("gil.py", &[]);
         support::wait_for("all threads to burn", || target.account()[..4].iter().all(|slot| *slot > 0));
-        let (calls, burnt_ns) = see(&target, &["--mode", "gil"], "3s");
+        let (calls, burnt_ns) = see(&target, &["--mode", "gil"], 4000);
         let name = &python.name;
         let time_of =
             |function: &str| calls.filtered(|stack| stack.calls_of(function).next().is_some()).weight_ns();
@@ -220,7 +220,7 @@ fn other_interpreters_are_seen() {
                 println!("{}: has no further interpreters", python.name);
                 continue;
             }
-            let (calls, burnt_ns) = see(&target, &[], "2s");
+            let (calls, burnt_ns) = see(&target, &[], 2000);
             let name = &python.name;
             let ending = ["<module> (<string>)", "outer (<string>)", "leaf (<string>)"];
             let inside = calls.filtered(|stack| stack.python().ends_with(&ending.map(str::to_owned)));

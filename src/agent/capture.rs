@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::codes::CodeId;
 use super::module::ModuleId;
 use crate::aggregate::{CallTree, NodeId};
+use crate::model::profile::ThreadRoot;
 use crate::model::{Avma, Outcome, Root, Svma};
 
 /// A frame by address; for a return address the byte before it.
@@ -167,6 +168,25 @@ impl Capture {
         RootId(MAX_ROOTS as u32)
     }
 
+    /// Gives threads the names that `name_of` finds; others keep theirs. Roots that become equal are one.
+    pub fn rename_threads(&mut self, name_of: impl Fn(&ThreadRoot) -> Option<String>) {
+        for thread in self.roots.iter_mut().filter_map(|root| root.thread.as_mut()) {
+            if let Some(name) = name_of(thread) {
+                thread.name = name;
+            }
+        }
+        self.root_ids.clear();
+        for (number, root) in self.roots.iter().enumerate() {
+            self.root_ids.entry(root.clone()).or_insert(RootId(number as u32));
+        }
+        for (key, tally) in std::mem::take(&mut self.tallies) {
+            let root = self.root_ids[&self.roots[key.root.0 as usize]];
+            let sum = self.tallies.entry(Key { root, ..key }).or_default();
+            sum.count += tally.count;
+            sum.weight_ns = sum.weight_ns.saturating_add(tally.weight_ns);
+        }
+    }
+
     /// Each combination of root, stack and outcome once.
     pub fn samples(&self) -> impl Iterator<Item = Sum<'_>> {
         self.tallies.iter().map(|(key, tally)| Sum {
@@ -195,5 +215,29 @@ impl Capture {
             *outcomes.entry(key.outcome).or_default() += tally.count;
         }
         outcomes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples of a thread under two names become those of one root; the other thread's stay apart.
+    #[test]
+    fn renamed_threads_are_summed() {
+        let root = |name: &str, tid| Root {
+            process: "python3".to_owned(),
+            thread: Some(ThreadRoot { name: name.to_owned(), pid: 1, tid }),
+        };
+        let mut capture = Capture::default();
+        for (name, tid) in [("python3", 2), ("python3", 3), ("renamed", 2)] {
+            let frames = [RawFrame::Unknown].into_iter();
+            capture.add(&root(name, tid), frames, Outcome::Complete, false, 5);
+        }
+        capture.rename_threads(|thread| (thread.tid == 2).then(|| "worker".to_owned()));
+        let mut sums: Vec<(Root, u64, u64)> =
+            capture.samples().map(|sum| (sum.root.clone(), sum.tally.count, sum.tally.weight_ns)).collect();
+        sums.sort();
+        assert_eq!(sums, [(root("python3", 3), 1, 5), (root("worker", 2), 2, 10)]);
     }
 }

@@ -30,6 +30,8 @@ pub mod recorder;
 #[cfg(feature = "bpf")]
 mod replay;
 pub mod self_stats;
+#[cfg(feature = "bpf")]
+pub mod thread_names;
 
 #[cfg(feature = "bpf")]
 pub use recorder::{Options, Progress, Recorder};

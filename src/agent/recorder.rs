@@ -204,6 +204,7 @@ impl Recorder {
         self.drain(Duration::ZERO)?;
         self.elapsed_ns = monotonic_ns().saturating_sub(self.began.time_ns);
         self.replay.refresh_jit();
+        self.replay.name_threads();
         Ok(())
     }
 
@@ -245,6 +246,7 @@ impl Recorder {
         let now_ns = monotonic_ns();
         replay.coverage.receive(&mut self.sampler.tables, &mut replay.modules, &mut replay.processes, now_ns);
         replay.refresh_jit_now_and_then(now_ns);
+        replay.name_threads_now_and_then(now_ns);
         let newcomers = std::mem::take(&mut replay.newcomers);
         if !newcomers.is_empty() {
             self.add_targets(&newcomers)?;

@@ -10,6 +10,7 @@ use super::module::{Modules, Rows};
 use super::naming::JitMaps;
 use super::process::{Place, Process, Processes};
 use super::self_stats::monotonic_ns;
+use super::thread_names::ThreadNames;
 use crate::model::profile::ThreadRoot;
 use crate::model::{Avma, LookupAddress, Outcome, Root};
 use crate::sampler::{Event, Tables};
@@ -33,6 +34,7 @@ pub(super) struct Replay {
     pub(super) capture: Capture,
     pub(super) codes: Codes,
     pub(super) jit: JitMaps,
+    thread_names: ThreadNames,
     jit_refreshed_ns: u64,
     /// Decides about processes that start later.
     selector: Option<Selector>,
@@ -64,6 +66,7 @@ impl Replay {
             capture: Capture::default(),
             codes: Codes::default(),
             jit: JitMaps::new(),
+            thread_names: ThreadNames::default(),
             jit_refreshed_ns: 0,
             selector,
             follow_children,
@@ -211,6 +214,9 @@ impl Replay {
                 comm_text(&sample.process_comm)
             ));
         }
+        if self.per_thread && sample.thread_pointer != 0 {
+            self.thread_names.note(pid, sample.tid, sample.thread_pointer);
+        }
         let root = self.root_of(sample);
         let root_first = frames.into_iter().rev().chain(kernel.into_iter().rev());
         self.capture.add(&root, root_first, outcome, sample.holds_gil, weight_ns);
@@ -223,6 +229,19 @@ impl Replay {
             tid: sample.tid,
         });
         Root { process: comm_text(&sample.process_comm), thread }
+    }
+
+    /// Asks Python programs for the names of threads that have none, when it is time.
+    pub(super) fn name_threads_now_and_then(&mut self, now_ns: u64) {
+        let Self { thread_names, processes, .. } = self;
+        thread_names.refresh(now_ns, |pid| processes.get(&pid)?.python.walked());
+    }
+
+    /// Asks Python programs for the names of their threads for the last time, and calls the threads so.
+    pub(super) fn name_threads(&mut self) {
+        let Self { thread_names, processes, capture, .. } = self;
+        thread_names.refresh_all(monotonic_ns(), |pid| processes.get(&pid)?.python.walked());
+        capture.rename_threads(|thread| thread_names.find(thread.pid, thread.tid).map(str::to_owned));
     }
 
     /// Reads perf maps further, when it is time.

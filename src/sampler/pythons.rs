@@ -25,6 +25,8 @@ pub struct Python {
     pub text_type: Avma,
     /// Where its structures keep what is wanted.
     pub layout: Layout,
+    /// Address of `_PyRuntime`.
+    pub runtime: Avma,
 }
 
 /// All of them. Not `Sync`: one thread manages them, the kernel reads them.
@@ -66,7 +68,7 @@ impl Pythons {
         entry.runtime = runtime.0;
         entry.code_type = code_type.0;
         self.memory.write(index as usize, [entry].into_iter());
-        let python = Arc::new(Python { index, instance, version, text_type, layout });
+        let python = Arc::new(Python { index, instance, version, text_type, layout, runtime });
         self.known.insert(instance, Arc::clone(&python));
         Some(python)
     }

@@ -72,13 +72,24 @@ impl Stack {
         self.calls.iter().any(|call| call.function.contains(part))
     }
 
-    /// One line for messages, deep stacks shortened.
+    /// One line for messages: runs of the interpreter's own calls and the middles of deep stacks shortened.
     pub fn text(&self) -> String {
-        let name = |call: &Call| if call.is_python() { call.label() } else { call.function.clone() };
-        let mut names: Vec<String> = self.calls.iter().map(name).collect();
-        if names.len() > 24 {
-            let left_out = names.len() - 20;
-            names.splice(10..10 + left_out, [format!("… {left_out} more …")]);
+        let mut names: Vec<String> = Vec::new();
+        for calls in self.calls.chunk_by(|one, next| one.kind == next.kind) {
+            match calls {
+                [first, _, ..] if first.kind == "interpreter" => {
+                    names.push(format!("<{} of the interpreter>", calls.len()))
+                }
+                _ => names.extend(
+                    calls
+                        .iter()
+                        .map(|call| if call.is_python() { call.label() } else { call.function.clone() }),
+                ),
+            }
+        }
+        if names.len() > 16 {
+            let left_out = names.len() - 14;
+            names.splice(6..6 + left_out, [format!("… {left_out} more …")]);
         }
         let marker = if self.complete { "" } else { " INCOMPLETE" };
         format!("{:6} {};{}{marker}", self.count, self.process, names.join(";"))
