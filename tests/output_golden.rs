@@ -141,7 +141,7 @@ fn frames_too_narrow_to_draw_are_counted() {
     }
     let rare = Sample { stack: StackId(0), weight_ns: PERIOD_NS, ..profile.samples[1].clone() };
     profile.samples[1].weight_ns = 1_000_000 * PERIOD_NS;
-    let picture = |profile: &Profile| written(profile, Format::Svg, FoldOptions::default());
+    let picture = |profile: &Profile| written(profile, Format::Svg, &FoldOptions::default());
     let (frames, words) = (|picture: &str| picture.matches("<g><title>").count(), "too narrow");
     let whole = picture(&profile);
     assert!(!whole.contains(words) && frames(&whole) > 4);
