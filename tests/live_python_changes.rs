@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{
-    Calls, History, Python, Stack, Target, chains, pythons, record_burning_json, record_json, some_pythons,
+    Calls, History, Python, Stack, Target, chains, pythons, record_burning_json, some_pythons,
     turn, txprof,
 };
 
