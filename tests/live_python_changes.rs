@@ -6,7 +6,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{
-    Calls, History, Python, Stack, Target, chains, pythons, record_burning_json, some_pythons, turn, txprof,
+    Calls, History, Python, Stack, Target, chains, pythons, record_burning_json, record_json, some_pythons,
+    turn, txprof,
 };
 
 const EXACT: f64 = 0.995;
@@ -67,7 +68,8 @@ struct Generated {
 fn generated(calls: &Calls, file_changes: bool) -> Generated {
     let mut found = Generated::default();
     for stack in &calls.stacks {
-        let python: Vec<&support::Call> = stack.calls.iter().filter(|call| call.is_python()).collect();
+        let python: Vec<&support::Call> =
+            stack.calls.iter().map(AsRef::as_ref).filter(|call: &&support::Call| call.is_python()).collect();
         let Some(at) = python.iter().position(|call| call.function.starts_with("gen_")) else {
             found.unnamed += if stack.has("burn_") { stack.count } else { 0 };
             continue;
@@ -102,8 +104,9 @@ fn freed_code_never_lends_its_name() {
             let running = Python::start_each(pair.to_vec(), "churn.py", arguments);
             let pids: Vec<String> = running.iter().map(|(_, target)| target.pid()).collect();
             let pids_list = pids.join(",");
-            let profile =
-                record_json(&["-F", "999", "-d", "3s", "--per-thread", "--lines", "-p", &pids_list]);
+            let targets: Vec<&Target> = running.iter().map(|(_, target)| target).collect();
+            let options = ["--per-thread", "--lines", "-p", &pids_list];
+            let profile = record_burning_json(&targets, Duration::from_millis(2000), &options);
             for (python, target) in &running {
                 let found = generated(&Calls::of(&profile).of_pid(&target.pid()), file_changes);
                 let (name, unnamed) = (&python.name, found.unnamed);
@@ -191,7 +194,7 @@ fn gil_mode_shows_holders_alone() {
                 call.module.starts_with("libz.")
                     || (call.module.starts_with("libcrypto") && stack.has("digest_much"))
             };
-            stack.calls.iter().any(inside)
+            stack.calls.iter().any(|call| inside(call))
         });
         if without.weight_ns() > burnt_ns[1] * 0.005 {
             wrong.push(format!(

@@ -60,6 +60,7 @@ pub fn name(
             names.insert(RawFrame::Module(id, svma), frames);
         }
     }
+    names.warnings.extend(symbolizer.refusals());
     name_others(&mut names, &raw, modules, jit);
     name_python(&mut names, &raw, codes);
     spell_out(capture, names)
