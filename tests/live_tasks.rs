@@ -21,7 +21,8 @@ fn stacks_stand_below_the_name_of_their_task() {
         let shot = record(&["-F", "999", "-d", "2s", "--tasks", "-p", &target.pid()]);
         for (task, coroutine) in TASKS {
             let own = shot.folded.filtered(|line| line.has(&format!("{coroutine} (coroutines.py)")));
-            let named = own.share(|line| line.frames.iter().any(|frame| *frame == format!("task task {task}")));
+            let named =
+                own.share(|line| line.frames.iter().any(|frame| *frame == format!("task task {task}")));
             println!("{}: {coroutine}: {} samples, {:.3} below its task", python.name, own.total(), named);
             assert!(own.total() >= 50, "{}", shot.folded.heaviest(8));
             assert!(named >= 0.99, "{}: {coroutine} {named}\n{}", python.name, own.heaviest(8));

@@ -133,7 +133,10 @@ fn name_python(names: &mut Names, raw: &BTreeSet<RawFrame>, codes: &Codes) {
         let RawFrame::Python(id, offset) = frame else { continue };
         let code = codes.get(*id);
         let line = match offset {
-            Some(offset) => line_table::line(code.version, &code.lines, code.first_line, *offset),
+            Some(offset) => code
+                .lines
+                .as_ref()
+                .and_then(|lines| line_table::line(code.version, lines, code.first_line, *offset)),
             None => Some(code.first_line),
         };
         let named = Frame {

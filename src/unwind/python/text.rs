@@ -3,9 +3,9 @@
 //! `PyASCIIObject` in `Include/cpython/unicodeobject.h`, 3.7 to 3.15:
 //!
 //! ```text
-//! object header │ length │ hash │ state                       │ … │ characters
-//!               │ 8      │ 8    │ interned 2 (16 from 3.14),  │
-//!               │        │      │ kind 3, compact 1, ascii 1  │
+//! object header │ length │ hash │ state                  │ … │ characters
+//!               │ 8      │ 8    │ interned 2, kind 3,    │
+//!               │        │      │ compact 1, ascii 1     │
 //! ```
 //!
 //! The characters of an ASCII text follow `PyASCIIObject`, those of others `PyCompactUnicodeObject`;
