@@ -6,7 +6,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{
-    Calls, History, Python, Stack, Target, chains, pythons, record_json, some_pythons, turn, txprof,
+    Calls, History, Python, Stack, Target, chains, pythons, record_burning_json, some_pythons,
+    turn, txprof,
 };
 
 const EXACT: f64 = 0.995;
@@ -15,13 +16,13 @@ fn assert_none(wrong: &[String]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// Records one running target alone: its stacks and what it burnt meanwhile.
-fn see(target: &Target, arguments: &[&str], seconds: &str) -> (Calls, [f64; 16]) {
+/// Records one running target alone until it has burnt `milliseconds`: its stacks and what it burnt meanwhile.
+fn see(target: &Target, arguments: &[&str], milliseconds: u64) -> (Calls, [f64; 16]) {
     let history = History::of(target);
     let pid = target.pid();
-    let mut all = vec!["-F", "999", "-d", seconds, "-p", &pid];
+    let mut all = vec!["-p", &pid];
     all.extend_from_slice(arguments);
-    let profile = record_json(&all);
+    let profile = record_burning_json(&[target], Duration::from_millis(milliseconds), &all);
     (Calls::of(&profile), history.burnt_ns(&profile))
 }
 
@@ -32,7 +33,7 @@ fn short_children_without_exec_are_seen() {
     let mut wrong = Vec::new();
     for python in pythons() {
         let target = python.start("forks.py", &[]);
-        let (calls, burnt_ns) = see(&target, &[], "3s");
+        let (calls, burnt_ns) = see(&target, &[], 2500);
         let comparison = calls.compare(&chains(&target));
         let (name, share) = (&python.name, comparison.exact_share());
         println!("{name:20} {} exact, {:.3} %", comparison.exact.count(), share * 100.0);
@@ -67,7 +68,8 @@ struct Generated {
 fn generated(calls: &Calls, file_changes: bool) -> Generated {
     let mut found = Generated::default();
     for stack in &calls.stacks {
-        let python: Vec<&support::Call> = stack.calls.iter().filter(|call| call.is_python()).collect();
+        let python: Vec<&support::Call> =
+            stack.calls.iter().map(AsRef::as_ref).filter(|call: &&support::Call| call.is_python()).collect();
         let Some(at) = python.iter().position(|call| call.function.starts_with("gen_")) else {
             found.unnamed += if stack.has("burn_") { stack.count } else { 0 };
             continue;
@@ -102,8 +104,9 @@ fn freed_code_never_lends_its_name() {
             let running = Python::start_each(pair.to_vec(), "churn.py", arguments);
             let pids: Vec<String> = running.iter().map(|(_, target)| target.pid()).collect();
             let pids_list = pids.join(",");
-            let profile =
-                record_json(&["-F", "999", "-d", "3s", "--per-thread", "--lines", "-p", &pids_list]);
+            let targets: Vec<&Target> = running.iter().map(|(_, target)| target).collect();
+            let options = ["--per-thread", "--lines", "-p", &pids_list];
+            let profile = record_burning_json(&targets, Duration::from_millis(2000), &options);
             for (python, target) in &running {
                 let found = generated(&Calls::of(&profile).of_pid(&target.pid()), file_changes);
                 let (name, unnamed) = (&python.name, found.unnamed);
@@ -138,7 +141,7 @@ fn exec_replaces_all_names() {
     for python in pythons() {
         let target = python.start("replace.py", &[]);
         support::wait_for("both scripts to have told", || chains(&target).len() == 2);
-        let (calls, burnt_ns) = see(&target, &[], "3s");
+        let (calls, burnt_ns) = see(&target, &[], 2500);
         let (comparison, name) = (calls.compare(&chains(&target)), &python.name);
         let of = |stack: &Stack, file: &str| stack.python().iter().any(|label| label.ends_with(file));
         let mixed = calls.filtered(|stack| of(stack, "(replace.py)") && of(stack, "(replaced.py)"));
@@ -170,7 +173,7 @@ fn gil_mode_shows_holders_alone() {
     for python in pythons() {
         let target = python.start("gil.py", &[]);
         support::wait_for("all threads to burn", || target.account()[..4].iter().all(|slot| *slot > 0));
-        let (calls, burnt_ns) = see(&target, &["--mode", "gil"], "3s");
+        let (calls, burnt_ns) = see(&target, &["--mode", "gil"], 4000);
         let name = &python.name;
         let time_of =
             |function: &str| calls.filtered(|stack| stack.calls_of(function).next().is_some()).weight_ns();
@@ -191,7 +194,7 @@ fn gil_mode_shows_holders_alone() {
                 call.module.starts_with("libz.")
                     || (call.module.starts_with("libcrypto") && stack.has("digest_much"))
             };
-            stack.calls.iter().any(inside)
+            stack.calls.iter().any(|call| inside(call))
         });
         if without.weight_ns() > burnt_ns[1] * 0.005 {
             wrong.push(format!(
@@ -220,7 +223,7 @@ fn other_interpreters_are_seen() {
                 println!("{}: has no further interpreters", python.name);
                 continue;
             }
-            let (calls, burnt_ns) = see(&target, &[], "2s");
+            let (calls, burnt_ns) = see(&target, &[], 2000);
             let name = &python.name;
             let ending = ["<module> (<string>)", "outer (<string>)", "leaf (<string>)"];
             let inside = calls.filtered(|stack| stack.python().ends_with(&ending.map(str::to_owned)));

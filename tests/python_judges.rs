@@ -182,7 +182,13 @@ fn shapes_tell_the_chains_of_their_source() {
         assert_eq!(end(9), format!("by_methods;{methods};burn"));
         assert_eq!(end(10), format!("by_property;{};burn", want("worth", "Shape.Inner.worth")));
         assert_eq!(end(12), "by_exec;<module> (<string>);made (<made>);inner (<made>);burn");
-        assert_eq!(end(13), format!("by_closure;{};burn", want("enclosed", "by_closure.<locals>.enclosed")));
+        assert_eq!(
+            end(13),
+            format!(
+                "by_closure;{};burn",
+                want("__init__;enclosed", "Holder.__init__;Holder.__init__.<locals>.enclosed")
+            )
+        );
         assert_eq!(end(14), format!("by_operator;{};burn", want("__add__", "Shape.__add__")));
     }
 }

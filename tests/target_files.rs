@@ -192,16 +192,14 @@ fn other_root_and_namespaces_are_seen_through() {
     let pid = *descendants(unshare.pid()).first().expect("one child");
 
     assert_eq!(namespace::innermost_pid(pid).expect("a living process"), 1);
-    assert_same_bytes(
-        namespace::open_in_root(pid, Path::new("/inside")).expect("its file"),
-        Path::new(SLEEP),
-    );
+    let root = namespace::Root::of_process(pid).expect("a living process");
+    assert_same_bytes(root.open_file(Path::new("/inside")).expect("its file"), Path::new(SLEEP));
     for outside in ["/absolute", "/relative", "/../../../../etc/passwd"] {
-        let error = namespace::open_in_root(pid, Path::new(outside)).expect_err("not in the jail");
+        let error = root.open_file(Path::new(outside)).expect_err("not in the jail");
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     }
     for other in ["/pipe", "/bin"] {
-        let error = namespace::open_in_root(pid, Path::new(other)).expect_err("not a regular file");
+        let error = root.open_file(Path::new(other)).expect_err("not a regular file");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
     let mapping = mapping_of(pid, "/bin/sleep");

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::sampler::Python;
-use crate::sys::abi::CodeRecord;
+use crate::sys::abi::{CodeRecord, TASK_NUMBERED};
 use crate::sys::remote_memory;
 use crate::unwind::python::{Version, text};
 
@@ -45,6 +45,8 @@ pub struct Codes {
     by_content: HashMap<Code, CodeId>,
     /// Interpreter's instance, address, cookie.
     by_place: HashMap<(u32, u64, u32), CodeId>,
+    /// Names of asyncio tasks, by what samples call them.
+    tasks: HashMap<u64, Box<str>>,
     line_bytes: usize,
     /// Functions that found no room.
     pub refused: u64,
@@ -85,6 +87,24 @@ impl Codes {
             id
         });
         self.by_place.insert(place, id);
+    }
+
+    /// Takes note of an asyncio task's name.
+    pub fn add_task(&mut self, record: &CodeRecord<'_>, python: &Python) {
+        if self.tasks.len() >= MAX_CODES {
+            self.refused += 1;
+        } else if let Some(name) = text::decode(record.name, &python.layout) {
+            self.tasks.insert(record.code, name.into());
+        }
+    }
+
+    /// The name of the task that samples call `task`; asyncio's own for those that nobody named.
+    pub fn task_name(&self, task: u64) -> String {
+        match (task & TASK_NUMBERED != 0, self.tasks.get(&task)) {
+            (true, _) => format!("Task-{}", task & !TASK_NUMBERED),
+            (false, Some(name)) => name.to_string(),
+            (false, None) => "?".to_owned(),
+        }
     }
 
     /// The record's line table, read anew where it is longer than what was copied.

@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use object::Object as _;
 
 use super::elf::Elf;
-use super::root::Root;
 use crate::model::BuildId;
 use crate::sys::file_map::FileMap;
+use crate::target::namespace::Root;
 
 /// Largest file whose checksum is computed, at about 1 GB/s. Files with a build id need none.
 const MAX_CHECKED_BYTES: usize = 2 << 30;
@@ -46,7 +46,8 @@ pub(super) struct Search {
 impl Search {
     /// For the module at `binary`, which is a path below `root` and also tried below `/`.
     pub(super) fn new(root: Option<&Path>, binary: &Path, debug_directories: &[PathBuf]) -> Self {
-        let roots = root.into_iter().chain([Path::new("/")]).filter_map(Root::open).collect();
+        let roots =
+            root.into_iter().chain([Path::new("/")]).filter_map(|root| Root::open(root).ok()).collect();
         Self { roots, binary: binary.to_owned(), debug_directories: debug_directories.to_vec() }
     }
 
@@ -61,7 +62,7 @@ impl Search {
     }
 
     fn find_where(&self, path: &Path, accept: impl Fn(&[u8]) -> bool) -> Option<FileMap> {
-        let maps = self.roots.iter().filter_map(|root| FileMap::map(&root.find(path)?).ok());
+        let maps = self.roots.iter().filter_map(|root| FileMap::map(&root.open_file(path).ok()?).ok());
         maps.into_iter().find(|map| accept(map))
     }
 

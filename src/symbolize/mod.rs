@@ -25,11 +25,9 @@ mod kernel;
 mod kernel_cache;
 mod mini_debug_info;
 mod perf_map;
-mod root;
 mod symbolizer;
 
 pub use demangle::{MAX_NAME_BYTES, demangle};
 pub use kernel::{KERNEL_MODULE, KernelSymbols};
 pub use perf_map::{JIT_MODULE, PerfMap, PerfMapReader};
-pub use root::Root;
 pub use symbolizer::{Config, ModuleFile, Stats, Symbolizer};

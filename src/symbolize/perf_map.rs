@@ -18,9 +18,8 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::root::Root;
 use crate::model::{Avma, Frame, FrameKind};
-use crate::target::namespace;
+use crate::target::namespace::{self, Root};
 use crate::{Result, ResultExt};
 
 /// Pieces of code kept. Node with a large application writes 100,000; each
@@ -238,7 +237,7 @@ fn find(pid: u32) -> Option<File> {
 }
 
 fn find_below(root: &Path, pid: u32, uid: u32) -> Option<File> {
-    let file = Root::open(root)?.find(Path::new(&format!("/tmp/perf-{pid}.map")))?;
+    let file = Root::open(root).ok()?.open_file(Path::new(&format!("/tmp/perf-{pid}.map"))).ok()?;
     let owner = file.metadata().ok()?.uid();
     (owner == uid || owner == 0).then_some(file)
 }

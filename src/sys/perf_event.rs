@@ -89,46 +89,7 @@ impl PerfEvent {
     /// Fails with a hint when the kernel does not permit it, and with
     /// [`ErrorKind::UnsupportedSystem`] when there is no such counter.
     pub fn open(source: EventSource, cpu: u32, period: u64) -> Result<Self> {
-        let (kind, config) = match source {
-            EventSource::CpuClock => (PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK),
-            EventSource::Cycles => (PERF_TYPE_HARDWARE, PERF_COUNT_HW_CPU_CYCLES),
-        };
-        let attr = PerfEventAttr {
-            kind,
-            size: size_of::<PerfEventAttr>() as u32,
-            config,
-            sample_period: period,
-            sample_type: PERF_SAMPLE_TIME,
-            flags: flag::DISABLED
-                | flag::EXCLUDE_HV
-                | flag::EXCLUDE_IDLE
-                | flag::MMAP
-                | flag::MMAP2
-                | flag::WATERMARK
-                | flag::SAMPLE_ID_ALL
-                | flag::USE_CLOCKID,
-            wakeup_watermark: (RING_DATA_BYTES / 2) as u32,
-            clockid: libc::CLOCK_MONOTONIC,
-            ..PerfEventAttr::default()
-        };
-        let no_group: RawFd = -1;
-        let every_process: libc::pid_t = -1;
-        // SAFETY: `attr` is a valid attribute of the size it states and lives across the call.
-        let fd = unsafe {
-            libc::syscall(
-                libc::SYS_perf_event_open,
-                &attr,
-                every_process,
-                cpu as libc::c_int,
-                no_group,
-                PERF_FLAG_FD_CLOEXEC,
-            )
-        };
-        if fd < 0 {
-            return Err(open_error(std::io::Error::last_os_error()));
-        }
-        // SAFETY: the kernel just returned this descriptor and nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        let fd = open_disabled(source, cpu, period).map_err(open_error)?;
         let ring = map_ring(&fd)?;
         Ok(Self { fd, ring })
     }
@@ -213,6 +174,50 @@ impl Drop for PerfEvent {
         // SAFETY: exactly the range that map_ring mapped; nothing borrows from it any more.
         unsafe { libc::munmap(self.ring.as_ptr().cast(), PAGE_BYTES + RING_DATA_BYTES) };
     }
+}
+
+/// An event as [`PerfEvent::open`] has it, without a ring.
+pub(super) fn open_disabled(source: EventSource, cpu: u32, period: u64) -> std::io::Result<OwnedFd> {
+    let (kind, config) = match source {
+        EventSource::CpuClock => (PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK),
+        EventSource::Cycles => (PERF_TYPE_HARDWARE, PERF_COUNT_HW_CPU_CYCLES),
+    };
+    let attr = PerfEventAttr {
+        kind,
+        size: size_of::<PerfEventAttr>() as u32,
+        config,
+        sample_period: period,
+        sample_type: PERF_SAMPLE_TIME,
+        flags: flag::DISABLED
+            | flag::EXCLUDE_HV
+            | flag::EXCLUDE_IDLE
+            | flag::MMAP
+            | flag::MMAP2
+            | flag::WATERMARK
+            | flag::SAMPLE_ID_ALL
+            | flag::USE_CLOCKID,
+        wakeup_watermark: (RING_DATA_BYTES / 2) as u32,
+        clockid: libc::CLOCK_MONOTONIC,
+        ..PerfEventAttr::default()
+    };
+    let no_group: RawFd = -1;
+    let every_process: libc::pid_t = -1;
+    // SAFETY: `attr` is a valid attribute of the size it states and lives across the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &attr,
+            every_process,
+            cpu as libc::c_int,
+            no_group,
+            PERF_FLAG_FD_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just returned this descriptor and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 fn map_ring(fd: &OwnedFd) -> Result<NonNull<u8>> {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, fstatfs};
 
-use super::namespace;
+use super::namespace::{self, Root};
 use crate::model::{FileId, Mapping, MappingKind};
 use crate::{Error, ErrorKind, Result};
 
@@ -40,7 +40,8 @@ pub fn open_mapped_file(pid: u32, mapping: &Mapping) -> Result<File> {
     }
     let path = Path::new(path);
     let mut failure = None;
-    for candidate in [namespace::open_in_root(pid, path), namespace::open_regular(path)] {
+    let inside = Root::of_process(pid).and_then(|root| root.open_file(path));
+    for candidate in [inside, namespace::open_regular(path)] {
         match candidate {
             Ok(file) if compare(&file, *id) == Identity::Same => return Ok(file),
             Ok(_) => {}

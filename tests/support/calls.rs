@@ -2,6 +2,7 @@
 //! and the comparison with the chains that a program told of itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -46,8 +47,8 @@ pub struct Stack {
     pub pid: u32,
     /// The thread's name, where threads are told apart, else nothing.
     pub thread: String,
-    /// Root first.
-    pub calls: Vec<Call>,
+    /// Root first; shared, as deep stacks are many.
+    pub calls: Vec<Arc<Call>>,
     /// Whether it reaches the thread's start.
     pub complete: bool,
     /// Samples.
@@ -59,12 +60,12 @@ pub struct Stack {
 impl Stack {
     /// The labels of its Python calls, root first.
     pub fn python(&self) -> Vec<String> {
-        self.calls.iter().filter(|call| call.is_python()).map(Call::label).collect()
+        self.calls.iter().filter(|call| call.is_python()).map(|call| call.label()).collect()
     }
 
     /// The Python calls of `function`, which is its whole name.
     pub fn calls_of<'a>(&'a self, function: &'a str) -> impl Iterator<Item = &'a Call> {
-        self.calls.iter().filter(move |call| call.is_python() && call.function == function)
+        self.calls.iter().map(Arc::as_ref).filter(move |call| call.is_python() && call.function == function)
     }
 
     /// Whether any call's name contains `part`.
@@ -72,13 +73,24 @@ impl Stack {
         self.calls.iter().any(|call| call.function.contains(part))
     }
 
-    /// One line for messages, deep stacks shortened.
+    /// One line for messages: runs of the interpreter's own calls and the middles of deep stacks shortened.
     pub fn text(&self) -> String {
-        let name = |call: &Call| if call.is_python() { call.label() } else { call.function.clone() };
-        let mut names: Vec<String> = self.calls.iter().map(name).collect();
-        if names.len() > 24 {
-            let left_out = names.len() - 20;
-            names.splice(10..10 + left_out, [format!("… {left_out} more …")]);
+        let mut names: Vec<String> = Vec::new();
+        for calls in self.calls.chunk_by(|one, next| one.kind == next.kind) {
+            match calls {
+                [first, _, ..] if first.kind == "interpreter" => {
+                    names.push(format!("<{} of the interpreter>", calls.len()))
+                }
+                _ => names.extend(
+                    calls
+                        .iter()
+                        .map(|call| if call.is_python() { call.label() } else { call.function.clone() }),
+                ),
+            }
+        }
+        if names.len() > 16 {
+            let left_out = names.len() - 14;
+            names.splice(6..6 + left_out, [format!("… {left_out} more …")]);
         }
         let marker = if self.complete { "" } else { " INCOMPLETE" };
         format!("{:6} {};{}{marker}", self.count, self.process, names.join(";"))
@@ -102,7 +114,7 @@ impl Stack {
         let mut calls = self.calls.iter();
         let all = chain.iter().all(|part| match part.strip_prefix('{') {
             Some(module) => calls.by_ref().any(|call| call.is_of(module.trim_end_matches('}'))),
-            None => calls.by_ref().any(Call::is_python),
+            None => calls.by_ref().any(|call| call.is_python()),
         });
         if all { Follows::Wholly } else { Follows::WithoutNative }
     }
@@ -135,7 +147,7 @@ impl Calls {
     /// Reads the JSON form; panics where that is not as `src/output/json.rs` says.
     pub fn of(profile: &Value) -> Self {
         let list = |name: &str| profile[name].as_array().unwrap_or_else(|| panic!("JSON form has `{name}`"));
-        let frames: Vec<Call> = list("frames").iter().map(call).collect();
+        let frames: Vec<Arc<Call>> = list("frames").iter().map(|frame| Arc::new(call(frame))).collect();
         let complete = |outcome: &Value| {
             list("outcomes").iter().any(|known| known["number"] == *outcome && known["complete"] == true)
         };
@@ -146,7 +158,7 @@ impl Calls {
                 process: text(&root["process"]),
                 pid: root["thread"]["pid"].as_u64().unwrap_or(0) as u32,
                 thread: text(&root["thread"]["name"]),
-                calls: calls.iter().rev().map(|frame| frames[index(frame)].clone()).collect(),
+                calls: calls.iter().rev().map(|frame| Arc::clone(&frames[index(frame)])).collect(),
                 complete: complete(&sample["outcome"]),
                 count: sample["count"].as_u64().expect("samples have a count"),
                 weight_ns: sample["weight_ns"].as_f64().expect("samples have a weight"),

@@ -19,13 +19,13 @@ mod python;
 mod run;
 mod target;
 
-pub use build::{PROGRAMS, Program, built, built_library, program};
+pub use build::{PROGRAMS, Program, built, built_library, built_pretended_python, program};
 pub use calls::{BySlot, Call, Calls, Comparison, Follows, Stack};
 pub use folded::{Folded, Line};
 pub use golden::{golden, golden_picture};
 pub use history::{History, stolen_ns};
 pub use profile::{completeness, processes, weight_ns};
-pub use python::{Python, chains, lines_of, marked_lines, pythons, some_pythons};
+pub use python::{Python, chains, lines_of, marked_lines, pythons, readable_pythons, some_pythons};
 pub use run::{
     Run, Shot, TIMES, command, record, record_burning, record_burning_json, record_json, scratch, scratch_in,
     txprof,

@@ -5,13 +5,16 @@
 //! those whose name holds one of its words: `TXPROF_TEST_PYTHONS="3.8 system"`.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Target, has};
 
 /// The first and the last minor version that is supported.
-const MINORS: std::ops::RangeInclusive<u8> = 8..=14;
+const MINORS: RangeInclusive<u8> = 8..=14;
+/// Those whose files and tables are understood.
+const READABLE_MINORS: RangeInclusive<u8> = 7..=15;
 
 /// One interpreter.
 #[derive(Clone, Debug)]
@@ -28,6 +31,15 @@ pub struct Python {
 
 /// All interpreters, oldest first. Fails under `CI=true` when the system's is missing.
 pub fn pythons() -> Vec<Python> {
+    pythons_of(MINORS)
+}
+
+/// As [`pythons`], with those that are not walked but whose files and tables are understood.
+pub fn readable_pythons() -> Vec<Python> {
+    pythons_of(READABLE_MINORS)
+}
+
+fn pythons_of(minors: RangeInclusive<u8>) -> Vec<Python> {
     let mut found = Vec::new();
     if has("/usr/bin/python3") {
         found.extend(Python::at("system", "/usr/bin/python3".into(), None));
@@ -40,11 +52,12 @@ pub fn pythons() -> Vec<Python> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is below the target directory");
     for tree in entries(&target.join("pythons")) {
         let name = tree.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        for minor in MINORS {
+        for minor in minors.clone() {
             let path = PathBuf::from(format!("/usr/bin/python3.{minor}"));
             found.extend(Python::at(&name, path, Some(tree.clone())));
         }
     }
+    found.retain(|python| minors.contains(&python.minor));
     let wanted = std::env::var("TXPROF_TEST_PYTHONS").unwrap_or_default();
     let mut wanted = wanted.split_whitespace().peekable();
     if wanted.peek().is_some() {
@@ -72,7 +85,7 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
 }
 
 impl Python {
-    /// `None` where there is no interpreter of a supported version.
+    /// `None` where there is no Python 3.
     fn at(origin: &str, path: PathBuf, root: Option<PathBuf>) -> Option<Self> {
         let outside = root
             .as_ref()
@@ -86,7 +99,33 @@ impl Python {
         let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         python.name = format!("{origin}-{version}");
         python.minor = version.strip_prefix("3.")?.split('.').next()?.parse().ok()?;
-        MINORS.contains(&python.minor).then_some(python)
+        Some(python)
+    }
+
+    /// What the script `source` prints.
+    pub fn print(&self, source: &str, arguments: &[&str]) -> String {
+        let mut command = self.command(&["-I", "-S", "-c", source]);
+        let output = command.args(arguments).output().expect("an interpreter that was found starts");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {errors}", self.name);
+        String::from_utf8(output.stdout).expect("test scripts print text")
+    }
+
+    /// The bytes of the file that holds the interpreter: the executable, or its library.
+    pub fn binary(&self) -> Vec<u8> {
+        let path = match &self.root {
+            // There is no /proc inside, and Debian's are in one piece.
+            Some(root) => root.join(self.path.strip_prefix("/").unwrap_or(&self.path)),
+            None => {
+                let path = self.print(
+                    "files = [line.split()[-1] for line in open('/proc/self/maps') if 'r-xp' in line]
+print(next((file for file in files if '/libpython3' in file), files[0]))",
+                    &[],
+                );
+                PathBuf::from(path.trim())
+            }
+        };
+        std::fs::read(path).expect("a running interpreter is readable")
     }
 
     /// The interpreter with `arguments`, as `chroot` and it understand them.

@@ -83,6 +83,8 @@ impl Target {
         let account = directory.path().join("account");
         std::fs::write(&account, [0; 128]).expect("scratch directories are writable");
         command.env("ORACLE", inside.join("account"));
+        // What it leaves behind where it runs, such as node's logs, goes with its directory.
+        command.current_dir(directory.path());
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let undertaker = Command::new("sh")

@@ -4,6 +4,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
+use crate::sys::perf_event::{EventSource, open_disabled};
+
 /// How the kernel answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(into = "String")]
@@ -34,67 +36,29 @@ impl Attempt {
     }
 }
 
-/// `struct perf_event_attr` of include/uapi/linux/perf_event.h as far as `PERF_ATTR_SIZE_VER0`.
-#[repr(C)]
-#[derive(Default)]
-struct PerfEventAttr {
-    kind: u32,
-    size: u32,
-    config: u64,
-    sample_period: u64,
-    sample_type: u64,
-    read_format: u64,
-    flags: u64,
-    wakeup_events: u32,
-    bp_type: u32,
-    config1: u64,
-}
-const _: () = assert!(size_of::<PerfEventAttr>() == 64);
-
-/// `attr.disabled`, the first of the flags: the event is never started.
-const DISABLED: u64 = 1;
-
 /// Opens the clock of one CPU, user and kernel, for all its processes: what a recording samples on.
 pub fn open_cpu_clock() -> Attempt {
-    // PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK
-    open_perf_event(1, 0)
+    open_perf_event(EventSource::CpuClock)
 }
 
 /// Opens the hardware's cycle counter in the same way.
 pub fn open_cycles() -> Attempt {
-    // PERF_TYPE_HARDWARE, PERF_COUNT_HW_CPU_CYCLES
-    open_perf_event(0, 0)
+    open_perf_event(EventSource::Cycles)
 }
 
-fn open_perf_event(kind: u32, config: u64) -> Attempt {
-    let attributes = PerfEventAttr {
-        kind,
-        size: size_of::<PerfEventAttr>() as u32,
-        config,
-        flags: DISABLED,
-        ..PerfEventAttr::default()
-    };
-    const ALL_PROCESSES: libc::pid_t = -1;
-    const NO_GROUP: RawFd = -1;
-    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
-    let cpu = first_cpu();
-    // SAFETY: the attributes are as large as their `size` says and outlive the call.
-    Attempt::from_descriptor(unsafe {
-        libc::syscall(
-            libc::SYS_perf_event_open,
-            &raw const attributes,
-            ALL_PROCESSES,
-            cpu,
-            NO_GROUP,
-            PERF_FLAG_FD_CLOEXEC,
-        )
-    })
+fn open_perf_event(source: EventSource) -> Attempt {
+    /// In nanoseconds or cycles; the event never ticks.
+    const PERIOD: u64 = 10_000_000;
+    match open_disabled(source, first_cpu(), PERIOD) {
+        Ok(_closed_again) => Attempt::Allowed,
+        Err(error) => Attempt::Refused(error.raw_os_error().unwrap_or(0)),
+    }
 }
 
 /// CPU 0 may be offline; the one we run on is not.
-fn first_cpu() -> libc::c_int {
+fn first_cpu() -> u32 {
     // SAFETY: takes no argument.
-    unsafe { libc::sched_getcpu() }.max(0)
+    unsafe { libc::sched_getcpu() }.max(0).cast_unsigned()
 }
 
 /// The beginning of `union bpf_attr` for `BPF_MAP_CREATE`, include/uapi/linux/bpf.h.

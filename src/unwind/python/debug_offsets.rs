@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Which structures and fields follow differs per minor version and is no promise of the format, so
-//! [`Words`] has a row for each. What the words do not tell is fixed here: `owner` of frames that are no
+//! there is a row of `Words` for each. What the words do not tell is fixed here: `owner` of frames that are no
 //! Python calls, the `active` flag, the hash of a `str`.
 //!
 //! The bytes are the target's and hostile. An offset is taken only if it is a multiple of its field's

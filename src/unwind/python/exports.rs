@@ -231,3 +231,42 @@ impl<'a> GnuHash<'a> {
 fn hash_of(name: &str) -> u32 {
     name.bytes().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(byte.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The hash of the empty name and of `exit`, as the table's description has them.
+    #[test]
+    fn hash_is_that_of_the_loader() {
+        assert_eq!(hash_of(""), 0x1505);
+        assert_eq!(hash_of("exit"), 0x7c96_7e3f);
+    }
+
+    /// Two symbols in one bucket: the second is found behind the first, a third is not.
+    #[test]
+    fn chain_is_followed_to_its_end() {
+        let names = ["one", "other"];
+        let [one, other] = names.map(hash_of);
+        let words = [1, 5, 1, 6, u32::MAX, u32::MAX, 5, one & !1, other | 1, hash_of("third")];
+        let bytes = words.map(u32::to_le_bytes).concat();
+        let table = GnuHash::parse(&bytes).expect("a sound table");
+        let find = |name| table.find(name, Some);
+        assert_eq!((find("one"), find("other"), find("third")), (Some(5), Some(6), None));
+    }
+
+    proptest! {
+        /// Any table and any file: no panic.
+        #[test]
+        fn any_bytes_do_no_harm(header in prop::array::uniform4(any::<u32>()), small in any::<bool>(), rest in prop::collection::vec(any::<u8>(), 0..200)) {
+            let header = if small { header.map(|word| word % 8) } else { header };
+            let bytes = [header.map(u32::to_le_bytes).concat(), rest].concat();
+            if let Some(table) = GnuHash::parse(&bytes) {
+                table.find("_PyRuntime", |_| None::<()>);
+            }
+            let elf = [b"\x7fELF\x02\x01\x01", &*bytes].concat();
+            prop_assert!(Exports::parse(&elf, "_PyRuntime", ".PyRuntime").is_none_or(|exports| exports.find("x").is_none()));
+        }
+    }
+}

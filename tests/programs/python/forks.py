@@ -1,5 +1,5 @@
-"""Truth: children that live for some 20 ms, one at a time, without exec: those of multiprocessing burn in `worked`
-(slot 0), those of os.fork in `forked` (slot 1); the parent waits."""
+"""Truth: children that live for some 20 ms, one at a time, without exec: those of multiprocessing burn under
+`worked` (slot 0), those of os.fork under `forked` (slot 1); the parent waits."""
 import multiprocessing
 import os
 
@@ -7,16 +7,15 @@ from oracle import MS, ROUNDS, UNITS, account, clock, jitter, tell
 
 
 def worked():
-    tell(0)
     burn(0)
 
 
 def forked():
-    tell(1)
     burn(1)
 
 
 def burn(slot):
+    tell(slot)
     began, quota, x = clock(), jitter(20 * MS), 1
     while clock() - began < quota:
         for _ in ROUNDS:

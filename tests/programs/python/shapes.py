@@ -133,12 +133,15 @@ def by_exec():
     exec("made(12)", scope)
 
 
-def by_closure():
-    slot = 13
+class Holder:
+    def __init__(self, slot):
+        def enclosed():
+            return burn(slot)
+        self.held = enclosed()
 
-    def enclosed():
-        return burn(slot)
-    return enclosed()
+
+def by_closure():
+    return Holder(13).held
 
 
 def by_operator():
