@@ -76,7 +76,7 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__uint(key_size, 4);
-	__uint(value_size, 96);
+	__uint(value_size, 112);
 } pythons SEC(".maps");
 
 /* Records of shared.h; size set by userland. Full: counted, never blocks. */

@@ -124,8 +124,10 @@ __noinline int find_thread(struct scratch *scratch, __u32 tid, __u64 now)
 		if (!known->thread && is_recent)
 			return 1;
 		if (known->thread && !read_thread(scratch, known->thread) && is_own_thread(scratch) &&
-		    (is_active_thread(scratch) || !python->thread_active_mask || (is_recent && known->found < 2)))
+		    (is_active_thread(scratch) || !python->thread_active_mask || (is_recent && known->found < 2))) {
+			walk->thread = known->thread;
 			return 0;
+		}
 	}
 	struct loop loop = { .scratch = scratch };
 	walk->thread = 0;
@@ -245,6 +247,58 @@ __noinline int read_code(struct scratch *scratch, __u64 code, __u64 now)
 	return 0;
 }
 
+/* The `str` or `int` of a task's name: its beginning, in words. */
+#define NAME_WORDS 8
+
+/* Notes which asyncio task the thread runs, and tells userland its name if that is new. The name's
+ * text is part of what identifies it: names are freed and made anew at the same address. */
+__noinline int note_task(struct scratch *scratch)
+{
+	if (!scratch)
+		return -1;
+	const struct python *python = &scratch->python;
+	__u64 task, address, name[NAME_WORDS] = {};
+	if (read_word(scratch->python_walk.thread + python->thread_running_task, &task) || !task ||
+	    read_word(task + python->task_name, &address))
+		return -1;
+	/* An int is shorter than a str. */
+	if (bpf_probe_read_user(name, sizeof(name), (void *)address) &&
+	    bpf_probe_read_user(name, 32, (void *)address))
+		return -1;
+	if (name[1] != python->text_type) { /* ob_type; else an int: its digits count from bit 3 of word 2 on */
+		if (name[2] >> 3 == 1)
+			scratch->sample.task = TASK_NUMBERED | (__u32)name[3];
+		return 0;
+	}
+	const __u64 factor = 0x9e3779b97f4a7c15ull;
+	__u64 hash = address + python->instance;
+	for (int i = 2; i < NAME_WORDS; i++)
+		hash = ((hash ^ hash >> 29) + name[i]) * factor;
+	hash &= ~TASK_NUMBERED;
+	scratch->sample.task = hash;
+	__u32 yes = 1;
+	if (bpf_map_lookup_elem(&told_codes, &hash))
+		return 0;
+	struct code_event *event = &scratch->code_event;
+	event->head = scratch->sample.head;
+	event->head.type = EVENT_TASK;
+	event->code = hash;
+	event->line_table = 0;
+	event->cookie = 0;
+	event->instance = python->instance;
+	event->first_line = 0;
+	event->line_table_bytes = 0;
+	event->file_bytes = 0;
+	event->lines_bytes = 0;
+	event->padding = 0;
+	event->name_bytes = copy_text(scratch, address, event->name, CODE_NAME_BYTES);
+	if (bpf_ringbuf_output(&ring, event, sizeof(*event) - CODE_LINES_BYTES, BPF_RB_NO_WAKEUP))
+		count(COUNTER_CODES_LOST, 1);
+	else
+		bpf_map_update_elem(&told_codes, &hash, &yes, BPF_ANY);
+	return 0;
+}
+
 static __always_inline int end_python_walk(struct scratch *scratch, __u32 outcome)
 {
 	scratch->python_walk.outcome = outcome;
@@ -337,6 +391,8 @@ static __always_inline void walk_python(struct scratch *scratch, __u32 index, __
 		sample->flags |= SAMPLE_HOLDS_GIL;
 	if (scratch->python_walk.found > 1)
 		sample->flags |= SAMPLE_SEVERAL_STATES;
+	if (scratch->python.thread_running_task)
+		note_task(scratch);
 	__u64 frame = WORD_AT(scratch->python_thread, scratch->python.thread_frame);
 	if (scratch->python.thread_cframe != PYTHON_ABSENT) {
 		__u64 cframe = WORD_AT(scratch->python_thread, scratch->python.thread_cframe);

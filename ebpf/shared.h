@@ -119,12 +119,14 @@ enum python_form {
 struct python {
 	__u64 runtime;   /* AVMA of _PyRuntime */
 	__u64 code_type; /* AVMA of PyCode_Type */
+	__u64 text_type; /* AVMA of PyUnicode_Type */
 	__u32 instance;  /* names this interpreter; shared by forked children */
 	__u32 runtime_interpreters_head;
 	__u32 runtime_thread_current; /* 0: none */
 	__u32 interpreter_next;
 	__u32 interpreter_threads_head;
 	__u32 thread_active_mask;
+	__u32 thread_running_task; /* 0: not wanted, or not told by this version */
 	__u16 thread_bytes; /* how much of the structure the offsets below need */
 	__u16 thread_next;
 	__u16 thread_interpreter;
@@ -150,12 +152,13 @@ struct python {
 	__u16 text_compact;
 	__u16 bytes_size;
 	__u16 bytes_data;
+	__u16 task_name;
 	__u8 text_kind_shift;
 	__u8 form; /* enum python_form */
 	__u8 shim_owner;
-	__u8 padding[3];
+	__u8 padding[5];
 };
-_Static_assert(sizeof(struct python) == 96, "struct python");
+_Static_assert(sizeof(struct python) == 112, "struct python");
 
 /* ---- what goes up the ring ---------------------------------------------- */
 
@@ -165,6 +168,7 @@ enum event_type {
 	EVENT_EXEC = 3, /* a target, or any process while all are watched, runs a new program */
 	EVENT_EXIT = 4, /* a target's last thread is gone */
 	EVENT_CODE = 5, /* a Python code object, before the first sample that names it */
+	EVENT_TASK = 6, /* the name of an asyncio task, likewise */
 };
 
 #define MAX_USER_FRAMES 1024
@@ -198,6 +202,7 @@ struct sample_event {
 	struct event head;
 	__u64 period; /* what the event was set to: ns for cpu-clock, else cycles */
 	__u64 thread_pointer; /* of a thread that the interpreter knows, else 0: its thread_id there */
+	__u64 task; /* the asyncio task that ran, see TASK_*; 0: none, or not wanted */
 	__u32 tid;
 	__u32 generation;
 	__u32 python_instance;
@@ -211,7 +216,7 @@ struct sample_event {
 	char thread_comm[COMM_BYTES];
 	char process_comm[COMM_BYTES];
 };
-_Static_assert(sizeof(struct sample_event) == 88, "struct sample_event");
+_Static_assert(sizeof(struct sample_event) == 96, "struct sample_event");
 
 #define SAMPLE_PYTHON_THREAD 1  /* the interpreter knows the thread */
 #define SAMPLE_HOLDS_GIL 2      /* and it held the interpreter's lock */
@@ -226,11 +231,15 @@ _Static_assert(sizeof(struct sample_event) == 88, "struct sample_event");
 #define PYTHON_FRAME_UNREAD (1ull << 61) /* the code object could not be read or is none */
 #define PYTHON_NOT_STARTED 0xffffffffu
 
+/* A task that nobody named: the N of its name Task-N in the low bits. Else names a name told by EVENT_TASK. */
+#define TASK_NUMBERED (1ull << 63)
+
 #define CODE_NAME_BYTES 384
 #define CODE_FILE_BYTES 512
 #define CODE_LINES_BYTES 4096
 
-/* EVENT_CODE: what a code object says of itself, copied by the sampled thread's own
+/* EVENT_TASK: as EVENT_CODE, with the sample's `task` in `code`, its name in `name`, and nothing else.
+ * EVENT_CODE: what a code object says of itself, copied by the sampled thread's own
  * interrupt. Strings are whole `str` objects, header included; the tail is as long as lines_bytes says. */
 struct code_event {
 	struct event head;

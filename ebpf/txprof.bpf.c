@@ -47,6 +47,7 @@ static __always_inline void fill_sample_head(struct bpf_perf_event_data *ctx, st
 	sample->kernel_count = 0;
 	sample->user_count = 0;
 	sample->thread_pointer = 0;
+	sample->task = 0;
 	sample->python_instance = 0;
 	sample->python_count = 0;
 	sample->outcome = OUTCOME_COMPLETE;

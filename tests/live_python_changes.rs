@@ -6,8 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{
-    Calls, History, Python, Stack, Target, chains, pythons, record_burning_json, some_pythons,
-    turn, txprof,
+    Calls, History, Python, Stack, Target, chains, pythons, record_burning_json, some_pythons, turn, txprof,
 };
 
 const EXACT: f64 = 0.995;

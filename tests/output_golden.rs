@@ -132,6 +132,26 @@ fn flamegraph_is_the_golden_one() {
     golden_picture("threads", &picture);
 }
 
+/// What is too narrow to be drawn is counted in the picture: here two frames of one sample among a million.
+#[test]
+fn frames_too_narrow_to_draw_are_counted() {
+    let mut profile = profile(false);
+    for sample in profile.samples.iter_mut().filter(|sample| sample.stack != StackId(1)) {
+        sample.weight_ns = 0;
+    }
+    let rare = Sample { stack: StackId(0), weight_ns: PERIOD_NS, ..profile.samples[1].clone() };
+    profile.samples[1].weight_ns = 1_000_000 * PERIOD_NS;
+    let picture = |profile: &Profile| written(profile, Format::Svg, &FoldOptions::default());
+    let (frames, words) = (|picture: &str| picture.matches("<g><title>").count(), "too narrow");
+    let whole = picture(&profile);
+    assert!(!whole.contains(words) && frames(&whole) > 4);
+    profile.stacks[0] = vec![2, 2, 1, 0];
+    profile.samples.push(rare);
+    let cut = picture(&profile);
+    assert_eq!(frames(&cut), frames(&whole));
+    assert!(cut.contains(" · 2 frames too narrow to draw<"));
+}
+
 /// A profile without samples gives a picture and a report that say so, and no folded lines.
 #[test]
 fn empty_profile_says_that_it_is_empty() {

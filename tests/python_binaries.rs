@@ -47,7 +47,7 @@ fn interpreters_here_are_recognised() {
         let (name, elf) = (&interpreter.name, interpreter.binary());
         let found = python(&elf).unwrap_or_else(|| panic!("{name}"));
         println!("{name}: {found:x?}");
-        let version = interpreter.print("import sys; print(*sys.version_info[:3])");
+        let version = interpreter.print("import sys; print(*sys.version_info[:3])", &[]);
         let Version { major, minor, micro } = found.version;
         let tells_micro = minor >= 11 || micro != 0;
         let version =

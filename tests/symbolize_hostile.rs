@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use object::{Object as _, ObjectSection as _};
 use proptest::prelude::*;
 use txprof::model::Svma;
-use txprof::symbolize::{Config, ModuleFile, Symbolizer};
+use txprof::symbolize::{ModuleFile, Symbolizer};
 
 /// A small program with debug information, or `None` without a compiler.
 fn program(flags: &[&str]) -> Option<Vec<u8>> {
@@ -28,12 +28,17 @@ fn program(flags: &[&str]) -> Option<Vec<u8>> {
 
 /// Resolves addresses all over `bytes` as a file; says how long it took.
 fn survive(bytes: &[u8], addresses: &[u64]) -> Duration {
+    let mut symbolizer = Symbolizer::default();
+    survive_with(&mut symbolizer, "/hostile", bytes, addresses)
+}
+
+fn survive_with(symbolizer: &mut Symbolizer, name: &str, bytes: &[u8], addresses: &[u64]) -> Duration {
     let mut file: File = tempfile::tempfile().expect("temporary file");
     file.write_all(bytes).expect("write");
     let addresses: Vec<Svma> = addresses.iter().copied().map(Svma).collect();
     let began = Instant::now();
-    let module = ModuleFile { display: "/hostile".into(), file, root: None };
-    let answers = Symbolizer::new(Config::default()).resolve_module(&module, &addresses);
+    let module = ModuleFile { display: name.into(), file, root: None };
+    let answers = symbolizer.resolve_module(&module, &addresses);
     assert_eq!(answers.len(), addresses.len());
     assert!(answers.iter().all(|frames| !frames.is_empty()));
     began.elapsed()
@@ -216,6 +221,28 @@ fn absurd_compressed_size_is_refused() {
             assert!(survive(&file, PLACES) < Duration::from_secs(2));
         }
     }
+}
+
+/// What was refused is told with the module's name and the reason, of eight modules; further ones are counted.
+#[test]
+fn refused_debug_information_is_told() {
+    const SHF_COMPRESSED: u64 = 1 << 11;
+    let packed = |size: u64, content: &[u8]| {
+        let header = [1, size, 1].map(u64::to_le_bytes).concat();
+        elf_with(&[(".debug_info", [&header, content].concat(), SHF_COMPRESSED)])
+    };
+    let mut symbolizer = Symbolizer::default();
+    survive_with(&mut symbolizer, "/stripped", &elf_with(&[]), PLACES);
+    assert!(symbolizer.refusals().is_empty(), "absence is ordinary");
+    survive_with(&mut symbolizer, "/large", &packed(600 << 20, &[0x78, 0x9c]), PLACES);
+    for number in 0..10 {
+        survive_with(&mut symbolizer, &format!("/damaged{number}"), &packed(100, &[1, 2, 3]), PLACES);
+    }
+    let told = symbolizer.refusals();
+    let too_large = "debug information of `large` was not read: it takes more than 512 MiB when decompressed";
+    assert_eq!(told[0], too_large);
+    assert_eq!(told[1], "debug information of `damaged0` was not read: it is damaged");
+    assert_eq!(told[8..], ["debug information of 3 more modules was not read"]);
 }
 
 /// MiniDebugInfo that is damaged, or unpacks to more than is accepted, is given up.

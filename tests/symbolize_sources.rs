@@ -179,7 +179,10 @@ fn compressed_sections_are_read_within_the_limit() {
     let config = Config { max_decompressed_bytes: 1000, ..Config::default() };
     let file = File::open(&program).expect("open");
     let module = ModuleFile { display: program.display().to_string(), file, root: None };
-    let answers = Symbolizer::new(config).resolve_module(&module, &addresses);
+    let mut symbolizer = Symbolizer::new(config);
+    let answers = symbolizer.resolve_module(&module, &addresses);
+    let told = "debug information of `program` was not read: it takes more than 0 MiB when decompressed";
+    assert_eq!(symbolizer.refusals(), [told]);
     assert!(answers.iter().all(|frames| frames.len() == 1 && frames[0].line.is_none()));
     assert!(answers.iter().any(|frames| frames[0].function.contains("total")));
 }

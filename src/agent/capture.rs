@@ -22,6 +22,8 @@ pub enum RawFrame {
     Jit(u32, Avma),
     /// A Python function, at this offset in bytes of its instructions; `None`: not started.
     Python(CodeId, Option<u32>),
+    /// Not a call: all that follows ran for this asyncio task.
+    Task(u64),
     /// Python frames are missing here.
     PythonGap(PythonGap),
     /// In no mapping that was known.

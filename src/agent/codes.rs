@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::sampler::Python;
-use crate::sys::abi::CodeRecord;
+use crate::sys::abi::{CodeRecord, TASK_NUMBERED};
 use crate::sys::remote_memory;
 use crate::unwind::python::{Version, text};
 
@@ -23,8 +23,8 @@ pub struct Code {
     pub file: Box<str>,
     /// Line of its `def`.
     pub first_line: u32,
-    /// Line table; shorter than it is where it could not be read.
-    pub lines: Box<[u8]>,
+    /// Line table; `None` where it could not be read, or only in a part that does not tell where it ends.
+    pub lines: Option<Box<[u8]>>,
 }
 
 /// Functions kept. A large service executes some 10,000; programs that make functions without end
@@ -45,6 +45,8 @@ pub struct Codes {
     by_content: HashMap<Code, CodeId>,
     /// Interpreter's instance, address, cookie.
     by_place: HashMap<(u32, u64, u32), CodeId>,
+    /// Names of asyncio tasks, by what samples call them.
+    tasks: HashMap<u64, Box<str>>,
     line_bytes: usize,
     /// Functions that found no room.
     pub refused: u64,
@@ -66,10 +68,8 @@ impl Codes {
             (kind == Some(python.text_type.0)).then(|| text::decode(bytes, &python.layout)).flatten()
         };
         let (Some(function), Some(file)) = (decode(record.name), decode(record.file)) else { return };
-        let mut lines: Box<[u8]> = self.line_table(record, python).into();
-        if self.line_bytes + lines.len() > MAX_LINE_BYTES {
-            lines = Box::default();
-        }
+        let has_room = |lines: &Vec<u8>| self.line_bytes + lines.len() <= MAX_LINE_BYTES;
+        let lines = line_table(record, python).filter(has_room).map(Into::into);
         let code = Code {
             version: python.version,
             function: function.into(),
@@ -79,7 +79,7 @@ impl Codes {
         };
         let id = self.by_content.get(&code).copied().unwrap_or_else(|| {
             let id = CodeId(self.list.len() as u32);
-            self.line_bytes += code.lines.len();
+            self.line_bytes += code.lines.as_ref().map_or(0, |lines| lines.len());
             self.list.push(code.clone());
             self.by_content.insert(code, id);
             id
@@ -87,17 +87,22 @@ impl Codes {
         self.by_place.insert(place, id);
     }
 
-    /// The record's line table, read anew where it is longer than what was copied.
-    fn line_table(&self, record: &CodeRecord<'_>, python: &Python) -> Vec<u8> {
-        let wanted = record.line_table_bytes;
-        if record.lines.len() as u64 >= u64::from(wanted) || wanted > MAX_TABLE_BYTES {
-            return record.lines.to_vec();
+    /// Takes note of an asyncio task's name.
+    pub fn add_task(&mut self, record: &CodeRecord<'_>, python: &Python) {
+        if self.tasks.len() >= MAX_CODES {
+            self.refused += 1;
+        } else if let Some(name) = text::decode(record.name, &python.layout) {
+            self.tasks.insert(record.code, name.into());
         }
-        let at = record.line_table.wrapping_add(u64::from(python.layout.bytes_data));
-        let mut whole = vec![0; wanted as usize];
-        let is_read = remote_memory::read(record.pid, at, &mut whole).is_ok();
-        // The process went on since: what is read must continue what was copied.
-        if is_read && whole.starts_with(record.lines) { whole } else { record.lines.to_vec() }
+    }
+
+    /// The name of the task that samples call `task`; asyncio's own for those that nobody named.
+    pub fn task_name(&self, task: u64) -> String {
+        match (task & TASK_NUMBERED != 0, self.tasks.get(&task)) {
+            (true, _) => format!("Task-{}", task & !TASK_NUMBERED),
+            (false, Some(name)) => name.to_string(),
+            (false, None) => "?".to_owned(),
+        }
     }
 
     /// The code object at `code` of an interpreter's instance, if it was told.
@@ -109,4 +114,23 @@ impl Codes {
     pub fn get(&self, id: CodeId) -> &Code {
         &self.list[id.0 as usize]
     }
+}
+
+/// The record's line table, read anew where it is longer than what was copied.
+fn line_table(record: &CodeRecord<'_>, python: &Python) -> Option<Vec<u8>> {
+    /// Before 3.10 the beginning of a table answers for instructions behind its end, too.
+    const FIRST_MINOR_WITH_ENDS: u8 = 10;
+    let wanted = record.line_table_bytes;
+    let copied = || record.lines.to_vec();
+    if record.lines.len() as u64 >= u64::from(wanted) {
+        return Some(copied());
+    }
+    let at = record.line_table.wrapping_add(u64::from(python.layout.bytes_data));
+    let mut whole = vec![0; wanted.min(MAX_TABLE_BYTES) as usize];
+    let is_read = remote_memory::read(record.pid, at, &mut whole).is_ok();
+    // The process went on since: what is read must continue what was copied.
+    if is_read && wanted <= MAX_TABLE_BYTES && whole.starts_with(record.lines) {
+        return Some(whole);
+    }
+    (python.version.minor >= FIRST_MINOR_WITH_ENDS).then(copied)
 }

@@ -60,7 +60,8 @@ pub fn name(
             names.insert(RawFrame::Module(id, svma), frames);
         }
     }
-    name_others(&mut names, &raw, modules, jit);
+    names.warnings.extend(symbolizer.refusals());
+    name_others(&mut names, &raw, modules, jit, codes);
     name_python(&mut names, &raw, codes);
     spell_out(capture, names)
 }
@@ -80,7 +81,7 @@ fn resolve(symbolizer: &mut Symbolizer, module: &Module, addresses: &[Svma]) -> 
 }
 
 /// Kernel, generated code and what lies nowhere.
-fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, jit: &JitMaps) {
+fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, jit: &JitMaps, codes: &Codes) {
     let in_kernel = |frame: &RawFrame| match frame {
         RawFrame::Kernel(address) => Some(*address),
         _ => None,
@@ -103,6 +104,9 @@ fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, j
     for frame in raw {
         let named = match frame {
             RawFrame::Module(..) | RawFrame::Python(..) => continue,
+            RawFrame::Task(task) => {
+                Frame::named(FrameKind::Python, format!("task {}", codes.task_name(*task)))
+            }
             RawFrame::PythonGap(gap) => Frame::named(FrameKind::Marker, gap.text()),
             RawFrame::Offset(id, offset) => {
                 let path = &modules.get(*id).display;
@@ -129,7 +133,10 @@ fn name_python(names: &mut Names, raw: &BTreeSet<RawFrame>, codes: &Codes) {
         let RawFrame::Python(id, offset) = frame else { continue };
         let code = codes.get(*id);
         let line = match offset {
-            Some(offset) => line_table::line(code.version, &code.lines, code.first_line, *offset),
+            Some(offset) => code
+                .lines
+                .as_ref()
+                .and_then(|lines| line_table::line(code.version, lines, code.first_line, *offset)),
             None => Some(code.first_line),
         };
         let named = Frame {

@@ -9,9 +9,9 @@ use object::{Object, ObjectSegment};
 use super::capture::RawFrame;
 use super::module::{ModuleId, Modules};
 use super::process::MappedModule;
-use crate::model::Avma;
+use crate::model::{Avma, Svma};
 use crate::sampler::table_builder::Source;
-use crate::sampler::{Python, Pythons};
+use crate::sampler::{Found, Python, Pythons};
 use crate::sys::file_map::FileMap;
 use crate::unwind::python::entry::unready_pcs;
 use crate::unwind::python::{Layout, PythonBinary, Version, recognise};
@@ -102,29 +102,42 @@ pub struct Attached {
 
 impl PythonOf {
     /// Looks for an interpreter among the files that were opened so far and makes the walker follow it.
+    /// Where tasks are wanted, an interpreter without them is given another chance: asyncio may have come since.
     pub fn attach(&mut self, mappings: &[MappedModule], modules: &Modules, pythons: &mut Pythons) {
-        if !matches!(self, Self::None) {
-            return;
-        }
+        let tasks = || mappings.iter().find_map(|mapped| modules.get(mapped.module?).tasks);
+        let tasks = match self {
+            Self::None => pythons.wants_tasks.then(tasks).flatten(),
+            Self::Walked(attached) if pythons.wants_tasks && !attached.python.has_tasks => match tasks() {
+                Some(tasks) => Some(tasks),
+                None => return,
+            },
+            Self::Walked(_) | Self::Refused => return,
+        };
         let found = mappings.iter().find_map(|mapped| {
             let id = mapped.module?;
             let module = modules.get(id);
             Some((id, Arc::clone(module.python.as_ref()?), module.bias(&mapped.mapping)?))
         });
         let Some((id, module, bias)) = found else { return };
-        let at = |svma: u64| Avma(svma.wrapping_add(bias));
+        let at = |svma: Svma| Avma(svma.0.wrapping_add(bias));
         let binary = &module.binary;
-        let python = pythons.add(
-            binary.version,
-            module.layout,
-            at(binary.runtime.0),
-            at(binary.code_type.0),
-            at(binary.text_type.0),
-        );
+        let python = pythons.add(Found {
+            version: binary.version,
+            layout: module.layout,
+            runtime: at(binary.runtime),
+            code_type: at(binary.code_type),
+            text_type: at(binary.text_type),
+            tasks,
+        });
         *self = match python {
             Some(python) => Self::Walked(Attached { python, id, module, agreed: 0, disagreed: 0 }),
             None => Self::Refused,
         };
+    }
+
+    /// Whether a look at files that were opened since may find more.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::None)
     }
 
     /// The interpreter that the walker follows.

@@ -29,6 +29,8 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// Threads are told apart.
     pub per_thread: bool,
+    /// Running asyncio tasks are told where the interpreter tells them.
+    pub tasks: bool,
     /// Samples of threads that do not hold the lock of their Python interpreter are left out.
     pub gil_only: bool,
     /// Lower the rate when the own cost exceeds this share of a core, in percent.
@@ -86,7 +88,8 @@ impl Recorder {
     /// set, about processes that start later.
     pub fn attach(options: Options, pids: &[u32], selector: Option<Selector>) -> Result<Self> {
         let builder = TableBuilder::start(TableCache::open())?;
-        let sampler = BpfSampler::open(&options.sampler)?;
+        let mut sampler = BpfSampler::open(&options.sampler)?;
+        sampler.pythons.wants_tasks = options.tasks;
         let coverage = Coverage::new(builder);
         let follow_children = options.sampler.follow_children;
         let watching = selector.clone().filter(|_| options.sampler.watch_all);
@@ -137,7 +140,7 @@ impl Recorder {
                 Ok(()) | Err(_) => self.sampler.remove_target(*pid),
             }
         }
-        tell_walker(&mut self.sampler, &mut self.replay.processes, &self.replay.modules)
+        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
     }
 
     /// Waits until the rows of what targets most likely execute are there, within limits.
@@ -154,7 +157,7 @@ impl Recorder {
             }
             self.drain(BUSY_TICK)?;
         }
-        tell_walker(&mut self.sampler, &mut self.replay.processes, &self.replay.modules)
+        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
     }
 
     /// Begins to sample.
@@ -168,7 +171,7 @@ impl Recorder {
         self.sampler.enable()?;
         // New mappings are told from here on; what changed since the targets were added was not.
         self.replay.scan_all();
-        tell_walker(&mut self.sampler, &mut self.replay.processes, &self.replay.modules)
+        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
     }
 
     /// Records until the duration is over, `stop` is set or all targets are gone.
@@ -251,7 +254,7 @@ impl Recorder {
         if !newcomers.is_empty() {
             self.add_targets(&newcomers)?;
         }
-        tell_walker(&mut self.sampler, &mut self.replay.processes, &self.replay.modules)
+        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
     }
 
     /// Ends the recording: names all addresses. `step` is told what is being read.

@@ -86,6 +86,11 @@ impl Replay {
     pub(super) fn apply(&mut self, tables: &mut Tables, event: Event<'_>) {
         match event {
             Event::Sample(sample, weight_ns) => self.add_sample(tables, &sample, weight_ns),
+            Event::Task(record) => {
+                if let Some(python) = self.processes.get(&record.pid).and_then(|p| p.python.walked()) {
+                    self.codes.add_task(&record, python);
+                }
+            }
             Event::Code(record) => {
                 if let Some(python) = self.processes.get(&record.pid).and_then(|p| p.python.walked()) {
                     self.codes.add(&record, python);
@@ -205,6 +210,14 @@ impl Replay {
                 RawFrame::Kernel(lookup.avma())
             })
             .collect();
+        let mapped_python = |frame: &RawFrame| match frame {
+            RawFrame::Module(id, _) => self.modules.get(*id).python.is_some(),
+            _ => false,
+        };
+        if process.python.is_open() && frames.iter().any(mapped_python) {
+            // It was loaded under us; the walker is told with the next tick.
+            process.is_dirty = true;
+        }
         let was_walked = process.python.walked().is_some();
         let frames = with_python(frames, process, sample, outcome, &self.codes);
         if was_walked && process.python.walked().is_none() {
@@ -310,8 +323,9 @@ fn with_python(
     let Ok(pieces) = merged else {
         return frames.into_iter().chain([RawFrame::PythonGap(PythonGap::Disagreement)]).collect();
     };
+    let task = sample.task.map(RawFrame::Task);
     let last = pieces.iter().rposition(|piece| matches!(piece, Piece::Python(_)));
-    let cut = (!python_outcome.is_complete()).then(|| RawFrame::PythonGap(PythonGap::Cut(python_outcome)));
+    let cut = (!python_outcome.is_complete()).then_some(RawFrame::PythonGap(PythonGap::Cut(python_outcome)));
     let mut all = Vec::with_capacity(pieces.len() + 1);
     if last.is_none() {
         all.extend(cut);
@@ -323,6 +337,7 @@ fn with_python(
         });
         if last == Some(index) {
             all.extend(cut);
+            all.extend(task);
         }
     }
     all

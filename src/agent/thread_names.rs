@@ -9,7 +9,7 @@
 //! next one. A name is therefore believed only if the thread was still there behind the reading.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use crate::sampler::Python;
@@ -39,6 +39,13 @@ struct Threads {
     /// `CLOCK_MONOTONIC`.
     next_read_ns: u64,
     futile_reads: u32,
+}
+
+/// Which threads a reading is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    Unnamed,
+    All,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +78,7 @@ impl ThreadNames {
                 return false;
             };
             if now_ns >= threads.next_read_ns {
-                threads.read(*pid, python, now_ns);
+                threads.read(*pid, python, now_ns, Whom::Unnamed);
             }
             threads.are_waiting()
         });
@@ -81,7 +88,7 @@ impl ThreadNames {
     pub fn refresh_all<'a>(&mut self, now_ns: u64, python_of: impl Fn(u32) -> Option<&'a Python>) {
         for (pid, threads) in &mut self.processes {
             if let Some(python) = python_of(*pid) {
-                threads.read(*pid, python, now_ns);
+                threads.read(*pid, python, now_ns, Whom::All);
             }
         }
     }
@@ -93,11 +100,15 @@ impl ThreadNames {
 }
 
 impl Threads {
-    fn read(&mut self, pid: u32, python: &Python, now_ns: u64) {
+    fn read(&mut self, pid: u32, python: &Python, now_ns: u64, whom: Whom) {
+        let is_asked_for = |thread: &Thread| !thread.is_gone && (whom == Whom::All || thread.name.is_none());
+        let pointers: HashSet<u64> =
+            self.by_tid.values().filter(|thread| is_asked_for(thread)).map(|thread| thread.pointer).collect();
+        let wanted = |pointer| pointers.contains(&pointer);
         let Python { version, layout, runtime, text_type, .. } = python;
-        let names = thread_names(&Pages::of(pid), *version, layout, runtime.0, text_type.0);
+        let names = thread_names(&Pages::of(pid), *version, layout, runtime.0, text_type.0, &wanted);
         let mut named = 0;
-        for (tid, thread) in self.by_tid.iter_mut().filter(|(_, thread)| !thread.is_gone) {
+        for (tid, thread) in self.by_tid.iter_mut().filter(|(_, thread)| is_asked_for(thread)) {
             thread.is_gone = !Path::new(&format!("/proc/{pid}/task/{tid}")).exists();
             let name = names.get(&thread.pointer).map(|name| plain(name)).filter(|name| !name.is_empty());
             if !thread.is_gone && name.is_some() {
@@ -124,25 +135,29 @@ fn plain(name: &str) -> String {
 struct Pages {
     pid: u32,
     known: RefCell<HashMap<u64, Option<Box<[u8]>>>>,
-    reads_left: Cell<u32>,
+    cost_left: Cell<usize>,
 }
 
 const PAGE_BYTES: u64 = 4096;
 /// Pages read at once, 16 MB: a process of 10,000 modules takes less. What lies beyond cannot be read.
 const MAX_PAGES: usize = 4096;
-/// Pieces read at once; hostile dicts end here, after some 50 ms.
-const MAX_READS: u32 = 1 << 19;
+/// What the pieces of one reading may cost, in bytes; hostile heaps, in which each of many threads has a huge
+/// dict, end here.
+const MAX_COST_BYTES: usize = 64 << 20;
+/// Finding a small piece takes as long as copying so much.
+const LEAST_COST_BYTES: usize = 128;
 
 impl Pages {
     fn of(pid: u32) -> Self {
-        Self { pid, known: RefCell::default(), reads_left: Cell::new(MAX_READS) }
+        Self { pid, known: RefCell::default(), cost_left: Cell::new(MAX_COST_BYTES) }
     }
 }
 
 impl Memory for Pages {
     fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
-        let Some(left) = self.reads_left.get().checked_sub(1) else { return false };
-        self.reads_left.set(left);
+        let cost = buffer.len().max(LEAST_COST_BYTES);
+        let Some(left) = self.cost_left.get().checked_sub(cost) else { return false };
+        self.cost_left.set(left);
         let mut known = self.known.borrow_mut();
         let mut at = address;
         let mut rest = buffer;
@@ -188,11 +203,11 @@ mod tests {
         assert!(!pages.read(u64::MAX - 3, &mut part));
     }
 
-    /// A reading ends after a number of pieces, whatever they are.
+    /// A reading ends when its pieces have cost enough, however small they are.
     #[test]
-    fn pieces_are_bounded() {
+    fn cost_is_bounded() {
         let pages = Pages::of(std::process::id());
-        pages.reads_left.set(2);
+        pages.cost_left.set(2 * LEAST_COST_BYTES + 5);
         let byte = 7u8;
         let mut copy = [0];
         let mut read = || pages.read(std::ptr::from_ref(&byte) as u64, &mut copy);

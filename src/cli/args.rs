@@ -126,6 +126,10 @@ pub struct RecordArgs {
     #[arg(long, help_heading = "Output")]
     pub per_thread: bool,
 
+    /// Tell the tasks of asyncio apart, by name; CPython 3.14 and later say which one runs
+    #[arg(long, help_heading = "Output")]
+    pub tasks: bool,
+
     /// Leave out the kernel's frames
     #[arg(long, help_heading = "Output")]
     pub no_kernel: bool,

@@ -37,6 +37,8 @@ pub struct RecordPlan {
     pub format: Format,
     /// Whether threads are told apart.
     pub per_thread: bool,
+    /// Asyncio's tasks are told apart.
+    pub tasks: bool,
     /// Whether the kernel's frames are recorded and shown.
     pub kernel: bool,
     /// Whether frames show file and line.
@@ -125,6 +127,7 @@ impl RecordPlan {
             destination,
             format,
             per_thread: args.per_thread,
+            tasks: args.tasks,
             kernel: !args.no_kernel,
             lines: args.lines,
             inlines: !args.no_inlines,

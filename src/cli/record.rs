@@ -122,6 +122,7 @@ fn record(
         sampler,
         duration: plan.duration,
         per_thread: plan.per_thread,
+        tasks: plan.tasks,
         gil_only: plan.mode == ModeChoice::Gil,
         max_overhead_percent: plan.max_overhead_percent,
     };

@@ -39,7 +39,7 @@ const LEGEND: char = '\u{e005}';
 
 /// Frames narrower than this share, in percent of the picture, are left out: an
 /// eighth of a pixel on a wide screen, visible only after zooming eightfold.
-/// It bounds the picture to 10,000 frames per level.
+/// It bounds the picture to 10,000 frames per level; the subtitle counts what is missing.
 const MIN_WIDTH_PERCENT: f64 = 0.01;
 
 /// Longest title shown, in characters: what fits on a screen of 1,200 pixels.
@@ -118,7 +118,7 @@ pub fn write(profile: &Profile, options: &FoldOptions, writer: &mut dyn Write) -
 
     let mut picture = Options::default();
     picture.title = title(profile);
-    picture.subtitle = Some(subtitle(profile, &fold));
+    picture.subtitle = Some(subtitle(profile, &fold, total));
     picture.bgcolors = Some(BackgroundColor::Flat(color((252, 252, 253))));
     picture.uicolor = color((40, 44, 52));
     picture.min_width = MIN_WIDTH_PERCENT;
@@ -238,9 +238,32 @@ fn summary(profile: &Profile) -> String {
     text
 }
 
+/// How many frames are too narrow to be drawn.
+fn undrawn(fold: &Fold, total: u128) -> u64 {
+    let least = total as f64 * MIN_WIDTH_PERCENT / 100.0;
+    let narrow = |weights: &[u128]| weights.iter().filter(|weight| (**weight as f64) < least).count() as u64;
+    // The path before and the weights of its frames so far. Paths that share frames are neighbours.
+    let (mut path, mut weights): (&[u32], Vec<u128>) = (&[], Vec::new());
+    let mut count = 0;
+    for stack in &fold.stacks {
+        let shared = path.iter().zip(&stack.frames).take_while(|(one, other)| one == other).count();
+        count += narrow(&weights[shared..]);
+        weights.truncate(shared);
+        weights.resize(stack.frames.len(), 0);
+        weights.iter_mut().for_each(|weight| *weight += u128::from(stack.weight_ns));
+        path = &stack.frames;
+    }
+    count + narrow(&weights)
+}
+
 /// The summary and below it the legend of the kinds that occur.
-fn subtitle(profile: &Profile, fold: &Fold) -> String {
-    let mut text = format!("{FIRST_LINE}{}{SECOND_LINE}", summary(profile));
+fn subtitle(profile: &Profile, fold: &Fold, total: u128) -> String {
+    let mut text = format!("{FIRST_LINE}{}", summary(profile));
+    let undrawn = undrawn(fold, total);
+    if undrawn > 0 {
+        let _ = write!(text, " · {} too narrow to draw", quantity::counted(undrawn, "frame"));
+    }
+    text.push(SECOND_LINE);
     for look in LOOKS.iter().filter(|look| fold.frames.iter().any(|frame| frame.kind == look.kind)) {
         text.extend([LEGEND, look.letter]);
     }

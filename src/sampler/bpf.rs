@@ -19,6 +19,8 @@ pub enum Event<'a> {
     Sample(SampleRecord<'a>, u64),
     /// What a Python code object says of itself, before the first sample that names it.
     Code(CodeRecord<'a>),
+    /// The name of an asyncio task, before the first sample that names it.
+    Task(CodeRecord<'a>),
     /// A process has a new executable mapping; not only targets.
     Mapped(MappingRecord),
     /// A target was born, runs a new program or died.
@@ -168,11 +170,9 @@ impl BpfSampler {
                     let weight_ns = clock.weight_ns(sample.period, sample.time_ns);
                     (sample.time_ns, Event::Sample(sample, weight_ns))
                 }
-                Ok(Record::Code(code)) => {
-                    // No mapping record is waited for; and it must come before all that follows it in the ring.
-                    each(tables, Event::Code(code));
-                    return;
-                }
+                // No mapping record is waited for; and they must come before all that follows them in the ring.
+                Ok(Record::Code(code)) => return each(tables, Event::Code(code)),
+                Ok(Record::Task(task)) => return each(tables, Event::Task(task)),
                 Ok(Record::Process { time_ns, pid, change, comm }) => {
                     (time_ns, Event::Process { time_ns, pid, change, comm })
                 }

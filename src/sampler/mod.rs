@@ -23,7 +23,7 @@ pub mod tables;
 pub use bpf::{BpfSampler, Event};
 pub use clock::Clock;
 #[cfg(feature = "bpf")]
-pub use pythons::{Python, Pythons};
+pub use pythons::{Found, Python, Pythons};
 pub use table_builder::{Built, Job, TableBuilder};
 pub use table_cache::TableCache;
 #[cfg(feature = "bpf")]

@@ -10,6 +10,7 @@ use crate::sys::abi::{
     PYTHON_ABSENT, PYTHON_CODE_BYTES, PYTHON_FRAME_BYTES, PYTHON_THREAD_BYTES, TablePython,
 };
 use crate::sys::bpf::SharedArray;
+use crate::unwind::python::asyncio::AsyncioOffsets;
 use crate::unwind::python::{FrameForm, Layout, Version};
 
 /// An interpreter in a process and its forked children, as long as one of them holds this.
@@ -21,6 +22,8 @@ pub struct Python {
     pub instance: u32,
     /// Which version.
     pub version: Version,
+    /// Samples tell its running tasks.
+    pub has_tasks: bool,
     /// `PyUnicode_Type`, which all names are of.
     pub text_type: Avma,
     /// Where its structures keep what is wanted.
@@ -29,12 +32,31 @@ pub struct Python {
     pub runtime: Avma,
 }
 
+/// An interpreter in a process, as its files tell it.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Which version.
+    pub version: Version,
+    /// Where its structures keep what is wanted.
+    pub layout: Layout,
+    /// `_PyRuntime`.
+    pub runtime: Avma,
+    /// `PyCode_Type`.
+    pub code_type: Avma,
+    /// `PyUnicode_Type`.
+    pub text_type: Avma,
+    /// Where the running asyncio task is, if that is wanted and told.
+    pub tasks: Option<AsyncioOffsets>,
+}
+
 /// All of them. Not `Sync`: one thread manages them, the kernel reads them.
 pub struct Pythons {
     memory: SharedArray<TablePython>,
     space: Extents,
     known: HashMap<u32, Arc<Python>>,
     next_instance: u32,
+    /// Running asyncio tasks are to be told.
+    pub wants_tasks: bool,
     /// Interpreters that found no room and are seen as C programs.
     pub refused: u64,
 }
@@ -43,20 +65,25 @@ impl Pythons {
     /// None, in `memory`.
     pub fn new(memory: SharedArray<TablePython>) -> Self {
         let capacity = u32::try_from(memory.len()).unwrap_or(u32::MAX);
-        Self { memory, space: Extents::new(1, capacity), known: HashMap::new(), next_instance: 1, refused: 0 }
+        Self {
+            memory,
+            space: Extents::new(1, capacity),
+            known: HashMap::new(),
+            next_instance: 1,
+            wants_tasks: false,
+            refused: 0,
+        }
     }
 
     /// Describes one more interpreter to the walker. `None` when there is no room, or when
     /// `layout` goes beyond what the walker copies of a structure.
-    pub fn add(
-        &mut self,
-        version: Version,
-        layout: Layout,
-        runtime: Avma,
-        code_type: Avma,
-        text_type: Avma,
-    ) -> Option<Arc<Python>> {
+    pub fn add(&mut self, found: Found) -> Option<Arc<Python>> {
+        let Found { version, layout, runtime, code_type, text_type, tasks } = found;
         let mut entry = describe(&layout)?;
+        if let Some(tasks) = tasks {
+            entry.task_name = u16::try_from(tasks.task_name).ok()?;
+            entry.thread_running_task = tasks.thread_running_task;
+        }
         let Some(Extent { first: index, .. }) = self.space.allocate(1) else {
             self.refused += 1;
             return None;
@@ -67,8 +94,17 @@ impl Pythons {
         entry.instance = instance;
         entry.runtime = runtime.0;
         entry.code_type = code_type.0;
+        entry.text_type = text_type.0;
         self.memory.write(index as usize, [entry].into_iter());
-        let python = Arc::new(Python { index, instance, version, text_type, layout, runtime });
+        let python = Arc::new(Python {
+            index,
+            instance,
+            version,
+            text_type,
+            layout,
+            runtime,
+            has_tasks: tasks.is_some(),
+        });
         self.known.insert(instance, Arc::clone(&python));
         Some(python)
     }

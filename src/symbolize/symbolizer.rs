@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::debug_file::{DebugFile, Search};
 use super::demangle::{Demangler, is_mangled};
-use super::dwarf::{DebugFiles, DebugInfo, MemoryBudget, SourceFrame, has_debug_info};
+use super::dwarf::{DebugFiles, DebugInfo, MemoryBudget, SourceFrame, Unusable, has_debug_info};
 use super::elf::{Elf, Matches, Symbol};
 use super::mini_debug_info;
 use crate::model::{Frame, FrameKind, Svma};
@@ -66,17 +66,48 @@ pub struct Stats {
 pub struct Symbolizer {
     config: Config,
     stats: Stats,
+    refusals: Vec<String>,
+    more_refusals: u64,
 }
+
+/// Modules of which it is told that their debug information was refused; further ones are counted.
+const MAX_REFUSALS: usize = 8;
 
 impl Symbolizer {
     /// A symbolizer with nothing open.
     pub fn new(config: Config) -> Self {
-        Self { config, stats: Stats::default() }
+        Self { config, ..Self::default() }
     }
 
     /// What was met so far.
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    /// A sentence for each module whose debug information was not read, or not all of it. Where there is
+    /// none it is an ordinary absence and not told.
+    pub fn refusals(&self) -> Vec<String> {
+        let more = format!("debug information of {} more modules was not read", self.more_refusals);
+        let more = (self.more_refusals > 0).then_some(more);
+        self.refusals.iter().cloned().chain(more).collect()
+    }
+
+    fn refuse(&mut self, module: &str, reason: &str) {
+        if self.refusals.len() < MAX_REFUSALS {
+            self.refusals.push(format!("debug information of `{module}` was not read: {reason}"));
+        } else {
+            self.more_refusals += 1;
+        }
+    }
+
+    fn refuse_unusable(&mut self, module: &str, reason: Unusable) {
+        let limit_mib = self.config.max_decompressed_bytes >> 20;
+        match reason {
+            Unusable::Damaged => self.refuse(module, "it is damaged"),
+            Unusable::TooLarge => {
+                self.refuse(module, &format!("it takes more than {limit_mib} MiB when decompressed"));
+            }
+        }
     }
 
     /// The frames of each of `addresses`, which must ascend: leaf first, inlined
@@ -145,7 +176,7 @@ impl Symbolizer {
 
     /// `None` when there is no debug information.
     fn resolve_with_lines(
-        &self,
+        &mut self,
         name: &str,
         files: Files<'_>,
         search: &Search,
@@ -173,11 +204,19 @@ impl Symbolizer {
             maps: maps.into_iter().flatten().collect(),
         };
         let memory = MemoryBudget(self.config.max_decompressed_bytes);
-        let debug = DebugInfo::load(files, search, memory)?;
-        Some(debug.resolve(addresses, Demangler::default, |names, index, calls| {
+        let debug = DebugInfo::load(files, search, memory);
+        let debug = debug.map_err(|reason| self.refuse_unusable(name, reason)).ok()?;
+        let answers = debug.resolve(addresses, Demangler::default, |names, index, calls| {
             let address = addresses.get(index).copied().unwrap_or_default();
             combine(names, name, address, symbols.get(index).copied().flatten(), calls)
-        }))
+        });
+        if let Some(reason) = debug.refused {
+            self.refuse_unusable(name, reason);
+        } else if answers.given_up > 0 {
+            let (some, all) = (answers.given_up, addresses.len());
+            self.refuse(name, &format!("it is damaged or takes too long, for {some} of {all} addresses"));
+        }
+        Some(answers.found)
     }
 }
 

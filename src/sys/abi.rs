@@ -18,6 +18,8 @@ pub const COMM_BYTES: usize = 16;
 pub const CODE_NAME_BYTES: usize = 384;
 /// Longest copy of the `str` of its file's name.
 pub const CODE_FILE_BYTES: usize = 512;
+/// Set in the `task` of a sample whose task has a number only.
+pub const TASK_NUMBERED: u64 = 1 << 63;
 /// Number of `counters`.
 pub const COUNTER_COUNT: usize = 6;
 
@@ -115,7 +117,7 @@ impl TableProcess {
 }
 
 const _: () = assert!(size_of::<TableMapping>() == 40);
-const _: () = assert!(size_of::<TablePython>() == 96);
+const _: () = assert!(size_of::<TablePython>() == 112);
 
 /// Offset of a field that a version does not have, `PYTHON_ABSENT`.
 pub const PYTHON_ABSENT: u16 = 0xffff;
@@ -133,12 +135,14 @@ pub const PYTHON_CODE_BYTES: u16 = 256;
 pub struct TablePython {
     pub runtime: u64,
     pub code_type: u64,
+    pub text_type: u64,
     pub instance: u32,
     pub runtime_interpreters_head: u32,
     pub runtime_thread_current: u32,
     pub interpreter_next: u32,
     pub interpreter_threads_head: u32,
     pub thread_active_mask: u32,
+    pub thread_running_task: u32,
     pub thread_bytes: u16,
     pub thread_next: u16,
     pub thread_interpreter: u16,
@@ -164,10 +168,11 @@ pub struct TablePython {
     pub text_compact: u16,
     pub bytes_size: u16,
     pub bytes_data: u16,
+    pub task_name: u16,
     pub text_kind_shift: u8,
     pub form: u8,
     pub shim_owner: u8,
-    pub padding: [u8; 3],
+    pub padding: [u8; 5],
 }
 
 /// A birth, new program or death of a process.
@@ -191,6 +196,8 @@ pub enum Record<'a> {
     Sample(SampleRecord<'a>),
     /// `EVENT_CODE`.
     Code(CodeRecord<'a>),
+    /// `EVENT_TASK`: the record's `code` is what samples call the task, its `name` the task's.
+    Task(CodeRecord<'a>),
     /// `EVENT_FORK`, `EVENT_EXEC`, `EVENT_EXIT`.
     Process {
         /// `CLOCK_MONOTONIC`.
@@ -217,6 +224,8 @@ pub struct SampleRecord<'a> {
     pub period: u64,
     /// The thread's fs base, its `thread_id` in the interpreter; 0 where that does not know it.
     pub thread_pointer: u64,
+    /// The asyncio task that it ran; with [`TASK_NUMBERED`] the N of its name Task-N, else told by [`Record::Task`].
+    pub task: Option<u64>,
     /// State of the process's mappings that the walk used.
     pub generation: u32,
     /// Number in `outcomes.def`.
@@ -331,8 +340,9 @@ impl<'a> Record<'a> {
         if kind == 1 {
             return Self::parse_sample(time_ns, pid, rest);
         }
-        if kind == 5 {
-            return Self::parse_code(pid, rest);
+        if kind == 5 || kind == 6 {
+            let record = CodeRecord::parse(pid, rest)?;
+            return Some(if kind == 5 { Self::Code(record) } else { Self::Task(record) });
         }
         let other = take_u32(&mut rest)?;
         let _padding = take_u32(&mut rest)?;
@@ -349,6 +359,7 @@ impl<'a> Record<'a> {
     fn parse_sample(time_ns: u64, pid: u32, mut rest: &'a [u8]) -> Option<Self> {
         let period = take_u64(&mut rest)?;
         let thread_pointer = take_u64(&mut rest)?;
+        let task = take_u64(&mut rest)?;
         let tid = take_u32(&mut rest)?;
         let generation = take_u32(&mut rest)?;
         let python_instance = take_u32(&mut rest)?;
@@ -367,6 +378,7 @@ impl<'a> Record<'a> {
             tid,
             period,
             thread_pointer,
+            task: (task != 0).then_some(task),
             generation,
             outcome,
             python_outcome,
@@ -380,8 +392,10 @@ impl<'a> Record<'a> {
             python,
         }))
     }
+}
 
-    fn parse_code(pid: u32, mut rest: &'a [u8]) -> Option<Self> {
+impl<'a> CodeRecord<'a> {
+    fn parse(pid: u32, mut rest: &'a [u8]) -> Option<Self> {
         let code = take_u64(&mut rest)?;
         let line_table = take_u64(&mut rest)?;
         let cookie = take_u32(&mut rest)?;
@@ -395,7 +409,7 @@ impl<'a> Record<'a> {
         let name = take(&mut rest, CODE_NAME_BYTES)?.get(..name_bytes.into())?;
         let file = take(&mut rest, CODE_FILE_BYTES)?.get(..file_bytes.into())?;
         let lines = take(&mut rest, lines_bytes.into())?;
-        Some(Self::Code(CodeRecord {
+        Some(Self {
             pid,
             code,
             cookie,
@@ -406,7 +420,7 @@ impl<'a> Record<'a> {
             name,
             file,
             lines,
-        }))
+        })
     }
 }
 
@@ -450,6 +464,7 @@ mod tests {
         bytes.extend(1u32.to_ne_bytes());
         bytes.extend(1000u64.to_ne_bytes());
         bytes.extend(11u64.to_ne_bytes());
+        bytes.extend(0u64.to_ne_bytes());
         bytes.extend(42u32.to_ne_bytes());
         bytes.extend(3u32.to_ne_bytes());
         bytes.extend(9u32.to_ne_bytes());
@@ -459,7 +474,7 @@ mod tests {
         bytes.extend([5, 1, 2, 0, 0, 0]);
         bytes.extend(*b"thread\0\0\0\0\0\0\0\0\0\0");
         bytes.extend(*b"process\0\0\0\0\0\0\0\0\0");
-        assert_eq!(bytes.len(), 88);
+        assert_eq!(bytes.len(), 96);
         for frame in [0xffff_ffff_8100_0000u64, 0x1000, 0x2000, 1 << 63 | 0x3000, 7 << 32 | 24] {
             bytes.extend(frame.to_ne_bytes());
         }

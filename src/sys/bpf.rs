@@ -29,7 +29,7 @@ pub struct BpfSettings {
     pub page_capacity: u32,
     /// Elements of `mappings`, 40 bytes each.
     pub mapping_capacity: u32,
-    /// Elements of `pythons`, 96 bytes each.
+    /// Elements of `pythons`, 112 bytes each.
     pub python_capacity: u32,
     /// Size of the ring, a power of two of at least a page.
     pub ring_bytes: u32,
@@ -219,7 +219,7 @@ fn configure(open: &mut OpenObject, settings: &BpfSettings) -> libbpf_rs::Result
             "mappings" => map.set_value_size(settings.mapping_capacity * 40)?,
             "pages" => map.set_value_size(settings.page_capacity * 8)?,
             "rows" => map.set_value_size(settings.row_capacity * 4)?,
-            "pythons" => map.set_value_size(settings.python_capacity * 96)?,
+            "pythons" => map.set_value_size(settings.python_capacity * 112)?,
             "ring" => map.set_max_entries(settings.ring_bytes)?,
             "scratches" => map.set_max_entries(settings.cpu_capacity)?,
             _ if name.ends_with(".rodata") => {

@@ -103,9 +103,9 @@ impl Python {
     }
 
     /// What the script `source` prints.
-    pub fn print(&self, source: &str) -> String {
-        let output =
-            self.command(&["-I", "-S", "-c", source]).output().expect("an interpreter that was found");
+    pub fn print(&self, source: &str, arguments: &[&str]) -> String {
+        let mut command = self.command(&["-I", "-S", "-c", source]);
+        let output = command.args(arguments).output().expect("an interpreter that was found starts");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {errors}", self.name);
         String::from_utf8(output.stdout).expect("test scripts print text")
@@ -120,6 +120,7 @@ impl Python {
                 let path = self.print(
                     "files = [line.split()[-1] for line in open('/proc/self/maps') if 'r-xp' in line]
 print(next((file for file in files if '/libpython3' in file), files[0]))",
+                    &[],
                 );
                 PathBuf::from(path.trim())
             }

@@ -24,7 +24,7 @@ use super::elf::Elf;
 use crate::model::Svma;
 use crate::sys::file_map::FileMap;
 
-pub(super) use self::sections::{MemoryBudget, has_debug_info};
+pub(super) use self::sections::{MemoryBudget, Unusable, has_debug_info};
 
 /// Reads after which a context has grown by some 20 MB.
 const READS_PER_CONTEXT: u64 = 16 << 20;
@@ -70,6 +70,16 @@ pub(super) struct DebugInfo<'data> {
     search: &'data Search,
     /// What split units may still allocate.
     memory: MemoryBudget,
+    /// Why sections beside the main ones are missing, if they are refused.
+    pub(super) refused: Option<Unusable>,
+}
+
+/// What [`DebugInfo::resolve`] has to say.
+pub(super) struct Answers<T> {
+    /// One for each address.
+    pub(super) found: Vec<T>,
+    /// How many addresses were not looked up in DWARF: parsing was given up before.
+    pub(super) given_up: usize,
 }
 
 /// The files to load from.
@@ -85,23 +95,26 @@ pub(super) struct DebugFiles<'data> {
 }
 
 impl<'data> DebugInfo<'data> {
-    /// `None` when there is no debug information that can be used within `memory`.
+    /// Fails when the main sections cannot be used within `memory`.
     pub(super) fn load(
         files: DebugFiles<'data>,
         search: &'data Search,
         mut memory: MemoryBudget,
-    ) -> Option<Self> {
+    ) -> Result<Self, Unusable> {
         if !files.main.is_little_endian() {
-            return None;
+            return Err(Unusable::Damaged);
         }
         let (main, bytes) = sections::load(files.main, &mut memory)?;
-        let supplement = files.supplement.and_then(|elf| sections::load(elf, &mut memory));
-        let (supplement, supplement_bytes) = supplement.unzip();
-        Some(Self {
+        let supplement = files.supplement.map(|elf| sections::load(elf, &mut memory)).transpose();
+        let package = files.package.map(|elf| sections::load_package(elf, &mut memory)).transpose();
+        let refused = supplement.as_ref().err().or(package.as_ref().err()).copied();
+        let (supplement, supplement_bytes) = supplement.ok().flatten().unzip();
+        Ok(Self {
             bytes: bytes + supplement_bytes.unwrap_or(0),
             main,
             supplement,
-            package: files.package.and_then(|elf| sections::load_package(elf, &mut memory)),
+            package: package.ok().flatten(),
+            refused,
             maps: files.maps,
             search,
             memory,
@@ -116,7 +129,7 @@ impl<'data> DebugInfo<'data> {
         addresses: &[Svma],
         fresh: impl Fn() -> S + Sync,
         name: impl Fn(&mut S, usize, &[SourceFrame<'_>]) -> T + Sync,
-    ) -> Vec<T> {
+    ) -> Answers<T> {
         let (fresh, name) = (&fresh, &name);
         let mut answers: Vec<Option<T>> = std::iter::repeat_with(|| None).take(addresses.len()).collect();
         std::thread::scope(|scope| {
@@ -139,9 +152,12 @@ impl<'data> DebugInfo<'data> {
                 }
             }
         });
+        let given_up = answers.iter().filter(|answer| answer.is_none()).count();
         let mut scratch = fresh();
         let complete = answers.into_iter().enumerate();
-        complete.map(|(index, answer)| answer.unwrap_or_else(|| name(&mut scratch, index, &[]))).collect()
+        let complete =
+            complete.map(|(index, answer)| answer.unwrap_or_else(|| name(&mut scratch, index, &[])));
+        Answers { found: complete.collect(), given_up }
     }
 
     fn divide(&self, addresses: &[Svma]) -> Vec<Part> {

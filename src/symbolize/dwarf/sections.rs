@@ -24,10 +24,13 @@ pub(in super::super) fn has_debug_info(elf: &Elf<'_>) -> bool {
 }
 
 /// The sections that names, lines and inlined calls need, and the bytes of those
-/// that are parsed rather than looked up in. `None` when one of them cannot be
+/// that are parsed rather than looked up in. Fails when one of them cannot be
 /// decompressed or would exceed `memory`: some without the others would give
 /// wrong answers.
-pub(super) fn load<'data>(elf: &Elf<'data>, memory: &mut MemoryBudget) -> Option<(Sections<'data>, u64)> {
+pub(super) fn load<'data>(
+    elf: &Elf<'data>,
+    memory: &mut MemoryBudget,
+) -> Result<(Sections<'data>, u64), Unusable> {
     use SectionId::{DebugAbbrev, DebugAranges, DebugInfo, DebugLine, DebugRanges, DebugRngLists};
     let mut parsed_bytes = 0;
     let sections = DwarfSections::load(|id| {
@@ -37,20 +40,23 @@ pub(super) fn load<'data>(elf: &Elf<'data>, memory: &mut MemoryBudget) -> Option
         }
         Ok::<_, Unusable>(data)
     });
-    Some((sections.ok()?, parsed_bytes))
+    Ok((sections?, parsed_bytes))
 }
 
 /// The same for a `.dwo` file.
-pub(super) fn load_dwo<'data>(elf: &Elf<'data>, memory: &mut MemoryBudget) -> Option<Sections<'data>> {
-    DwarfSections::load(|id| read(elf, id.dwo_name().filter(|_| is_needed(id)), memory)).ok()
+pub(super) fn load_dwo<'data>(
+    elf: &Elf<'data>,
+    memory: &mut MemoryBudget,
+) -> Result<Sections<'data>, Unusable> {
+    DwarfSections::load(|id| read(elf, id.dwo_name().filter(|_| is_needed(id)), memory))
 }
 
 /// All sections of a `.dwp` file: its index wants to find its part in each of them.
 pub(super) fn load_package<'data>(
     elf: &Elf<'data>,
     memory: &mut MemoryBudget,
-) -> Option<PackageSections<'data>> {
-    DwarfPackageSections::load(|id| read(elf, id.dwo_name(), memory)).ok()
+) -> Result<PackageSections<'data>, Unusable> {
+    DwarfPackageSections::load(|id| read(elf, id.dwo_name(), memory))
 }
 
 fn is_needed(id: SectionId) -> bool {
@@ -58,12 +64,18 @@ fn is_needed(id: SectionId) -> bool {
     !matches!(id, DebugLoc | DebugLocLists | DebugMacinfo | DebugMacro | DebugNames | DebugTypes)
 }
 
-/// A section that is damaged or too large.
-struct Unusable;
+/// Why the sections of a file are of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Unusable {
+    /// Not what their format promises.
+    Damaged,
+    /// Decompressed they would exceed the memory budget.
+    TooLarge,
+}
 
 impl From<gimli::Error> for Unusable {
     fn from(_: gimli::Error) -> Self {
-        Self
+        Self::Damaged
     }
 }
 
@@ -74,9 +86,9 @@ fn read<'data>(
     memory: &mut MemoryBudget,
 ) -> Result<Cow<'data, [u8]>, Unusable> {
     let Some(section) = name.and_then(|name| elf.section_by_name(name)) else { return Ok(Cow::default()) };
-    let compressed = section.compressed_data().map_err(|_| Unusable)?;
+    let compressed = section.compressed_data().map_err(|_| Unusable::Damaged)?;
     if compressed.format != object::CompressionFormat::None {
-        memory.0 = memory.0.checked_sub(compressed.uncompressed_size).ok_or(Unusable)?;
+        memory.0 = memory.0.checked_sub(compressed.uncompressed_size).ok_or(Unusable::TooLarge)?;
     }
-    compressed.decompress().map_err(|_| Unusable)
+    compressed.decompress().map_err(|_| Unusable::Damaged)
 }

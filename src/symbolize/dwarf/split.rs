@@ -78,7 +78,7 @@ impl<'data> SplitUnits<'data> {
         [directory.join(name), beside].iter().find_map(|path| {
             let map = self.files.put(self.search.find(path)?)?;
             let mut memory = self.memory.get();
-            let sections = sections::load_dwo(&Elf::parse(&**map).ok()?, &mut memory)?;
+            let sections = sections::load_dwo(&Elf::parse(&**map).ok()?, &mut memory).ok()?;
             self.memory.set(memory);
             let sections = self.sections.put(sections)?;
             let mut dwarf = sections.borrow(|section| GuardedReader::new(section, self.guard));

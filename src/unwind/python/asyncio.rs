@@ -60,7 +60,7 @@ impl AsyncioOffsets {
         };
         let within = |name: &str, offset: u64, size: u64, limit: u64| {
             let is_inside =
-                offset % 8 == 0 && offset.checked_add(8).is_some_and(|end| end <= size.min(limit));
+                offset.is_multiple_of(8) && offset.checked_add(8).is_some_and(|end| end <= size.min(limit));
             let offset = u32::try_from(offset).ok().filter(|_| is_inside);
             offset.ok_or_else(|| format!("`.AsyncioDebug` tells an impossible offset of `{name}`"))
         };

@@ -1,6 +1,6 @@
 //! What a `str` object says, from its bytes as they lie in the target.
 //!
-//! `PyASCIIObject` in `Include/cpython/unicodeobject.h`, 3.8 to 3.15:
+//! `PyASCIIObject` in `Include/cpython/unicodeobject.h`, 3.7 to 3.15:
 //!
 //! ```text
 //! object header │ length │ hash │ state                  │ … │ characters
@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The characters of an ASCII text follow `PyASCIIObject`, those of others `PyCompactUnicodeObject`;
-//! `kind` is their size in bytes: Latin-1, UCS-2 or UCS-4. Texts that are not compact are
-//! made by C code for itself only and are not read.
+//! `kind` is their size in bytes: Latin-1, UCS-2 or UCS-4. Texts that are not compact are of classes
+//! derived from `str`, which no code object has for a name, and are not read.
 
 use super::Layout;
 

@@ -24,7 +24,7 @@ const MAX_INTERPRETERS: usize = 16;
 /// Threads named in all of them together; more have no names.
 const MAX_THREADS: usize = 4096;
 
-/// The names of the threads of the process in `memory`, by thread pointer; at most 4096, each of at most
+/// The names of those threads of the process in `memory` whose thread pointers are `wanted`, by thread pointer; at most 4096, each of at most
 /// 200 characters and an ellipsis, not cleaned. `runtime` is the address of `_PyRuntime`, `text_type` that of
 /// `PyUnicode_Type`. Empty where nothing is found.
 ///
@@ -36,6 +36,7 @@ pub fn thread_names(
     layout: &Layout,
     runtime: u64,
     text_type: u64,
+    wanted: &dyn Fn(u64) -> bool,
 ) -> HashMap<u64, String> {
     let mut names = HashMap::new();
     let Some(objects) = ObjectLayout::of(version) else { return names };
@@ -44,8 +45,9 @@ pub fn thread_names(
     let mut link = runtime.checked_add(layout.runtime_interpreters_head.into());
     for _ in 0..MAX_INTERPRETERS {
         let Some(interpreter) = link.and_then(|link| heap.pointer(link)) else { break };
-        let _without_threading =
-            interpreter.checked_add(modules_offset).and_then(|modules| add_names(&heap, modules, &mut names));
+        let _without_threading = interpreter
+            .checked_add(modules_offset)
+            .and_then(|modules| add_names(&heap, modules, wanted, &mut names));
         link = interpreter.checked_add(layout.interpreter_next.into());
     }
     names
@@ -66,14 +68,22 @@ fn modules_offset(heap: &Heap<'_>, objects: &ObjectLayout, runtime: u64) -> Opti
 }
 
 /// Adds the names of one interpreter's threads; `modules` is where it keeps its dict of modules.
-fn add_names(heap: &Heap<'_>, modules: u64, names: &mut HashMap<u64, String>) -> Option<()> {
+fn add_names(
+    heap: &Heap<'_>,
+    modules: u64,
+    wanted: &dyn Fn(u64) -> bool,
+    names: &mut HashMap<u64, String>,
+) -> Option<()> {
     let threading = heap.item(heap.pointer(modules)?, "threading")?;
     let active = heap.item(heap.pointer(threading.checked_add(MODULE_DICT)?)?, "_active")?;
     for (key, thread) in heap.entries(active)?.into_iter().take(MAX_THREADS) {
         if names.len() >= MAX_THREADS {
             break;
         }
-        let named = || Some((heap.integer(key)?, heap.text(heap.attribute(thread, "_name")?)?));
+        let named = || {
+            let pointer = heap.integer(key).filter(|pointer| wanted(*pointer))?;
+            Some((pointer, heap.text(heap.attribute(thread, "_name")?)?))
+        };
         names.extend(named());
     }
     Some(())

@@ -218,7 +218,9 @@ impl Arena {
 
     fn names(&self, runtime: u64) -> Vec<(u64, String)> {
         let mut names: Vec<(u64, String)> =
-            thread_names(self, self.version, &self.layout, runtime, TEXT_TYPE).into_iter().collect();
+            thread_names(self, self.version, &self.layout, runtime, TEXT_TYPE, &|_| true)
+                .into_iter()
+                .collect();
         names.sort();
         names
     }
@@ -256,6 +258,9 @@ fn names_are_found_in_heaps_of_all_versions() {
         ];
         assert_eq!(arena.names(runtime), expected, "3.{minor}");
         assert_eq!(arena.names(runtime + 16), [], "3.{minor}");
+        let only = |pointer| pointer == POINTERS[0];
+        let some = thread_names(&arena, arena.version, &arena.layout, runtime, TEXT_TYPE, &only);
+        assert_eq!(some.into_iter().collect::<Vec<_>>(), expected[1..2], "3.{minor}");
     }
 }
 
@@ -349,7 +354,7 @@ proptest::proptest! {
             }
         }
         let arena = Arena::of(minor);
-        let names = thread_names(&Noise(Cell::new(seed)), arena.version, &arena.layout, BASE, TEXT_TYPE);
+        let names = thread_names(&Noise(Cell::new(seed)), arena.version, &arena.layout, BASE, TEXT_TYPE, &|_| true);
         proptest::prop_assert!(names.len() <= MAX_THREADS);
     }
 }
