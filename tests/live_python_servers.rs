@@ -17,17 +17,22 @@ fn servers() -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
-/// A command of those packages, run among `tests/programs/servers`.
+/// A command of those packages, to which the programs of `tests/programs/servers` are modules.
 fn server(folder: &Path, program: &str, arguments: &[&str]) -> Command {
     let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
     let mut command = Command::new(folder.join("bin").join(program));
     command
         .args(arguments)
-        .current_dir(programs.join("servers"))
-        .env("PYTHONPATH", programs.join("python"))
+        .env("PYTHONPATH", format!("{0}/servers:{0}/python", programs.display()))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stderr(Stdio::null());
     command
+}
+
+/// A port that nothing listens on.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("the loopback has free ports");
+    listener.local_addr().expect("it is bound").port()
 }
 
 fn start(command: Command, port: u16) -> Target {
@@ -46,17 +51,31 @@ fn see(target: &Target) -> Calls {
     Calls::of(&record_json(&["-F", "999", "-d", "5s", "-p", &target.pid()]))
 }
 
-/// Nearly all samples have Python frames, and these begin where a program or a thread does.
+/// Nearly all samples of threads that have begun to evaluate Python, and have not ended it, have Python frames, and
+/// these begin where a program or a thread does. A thread's birth and death in C are not Python's.
 fn assert_python_from_the_start(calls: &Calls) {
     let from_the_start = |stack: &Stack| {
         stack.python().first().is_some_and(|label| {
             label.starts_with("<module> (") || label.contains("_bootstrap (threading.py)")
         })
     };
-    let share = calls.share(from_the_start);
-    println!("{} samples, {:.3} % from the start", calls.count(), share * 100.0);
-    let others = calls.filtered(|stack| !from_the_start(stack));
-    assert!(calls.count() > 1000, "only {} samples", calls.count());
+    let evaluates = |stack: &Stack| {
+        stack
+            .calls
+            .iter()
+            .any(|call| call.is_python() || call.function.starts_with("_PyEval_EvalFrameDefault"))
+    };
+    let evaluating = calls.filtered(evaluates);
+    let share = evaluating.share(from_the_start);
+    println!(
+        "{} samples, {:.3} % evaluate, {:.3} % of these from the start",
+        calls.count(),
+        calls.share(evaluates) * 100.0,
+        share * 100.0
+    );
+    let others = evaluating.filtered(|stack| !from_the_start(stack));
+    assert!(evaluating.count() > 1000, "only {} samples of {}", evaluating.count(), calls.count());
+    assert!(calls.share(evaluates) >= 0.9, "{}", calls.filtered(|stack| !evaluates(stack)).heaviest(8));
     assert!(share >= 0.99, "{share:.4}\n{}", others.heaviest(8));
 }
 
@@ -81,9 +100,10 @@ fn gunicorn_workers_running_django_are_seen() {
     if !has("wrk") {
         return;
     }
-    let arguments = ["-w", "2", "-b", "127.0.0.1:18438", "django_app:application"];
-    let target = start(server(&servers(), "gunicorn", &arguments), 18438);
-    let _clients = load(18438, "/report/7");
+    let port = free_port();
+    let arguments = ["-w", "2", "-b", &format!("127.0.0.1:{port}"), "django_app:application"];
+    let target = start(server(&servers(), "gunicorn", &arguments), port);
+    let _clients = load(port, "/report/7");
     support::wait_for("a request to be served", || !chains(&target).is_empty());
     std::thread::sleep(std::time::Duration::from_secs(1));
     let calls = see(&target);
@@ -105,9 +125,10 @@ fn uvicorn_coroutines_are_seen() {
     if !has("wrk") {
         return;
     }
-    let arguments = ["--port", "18439", "--no-access-log", "asgi_app:application"];
-    let target = start(server(&servers(), "uvicorn", &arguments), 18439);
-    let _clients = load(18439, "/");
+    let port = free_port();
+    let arguments = ["--port", &port.to_string(), "--no-access-log", "asgi_app:application"];
+    let target = start(server(&servers(), "uvicorn", &arguments), port);
+    let _clients = load(port, "/");
     support::wait_for("a request to be served", || !chains(&target).is_empty());
     std::thread::sleep(std::time::Duration::from_secs(1));
     let calls = see(&target);
@@ -128,12 +149,17 @@ fn tryton_requests_are_seen() {
     let path = database.path().display();
     std::fs::copy(folder.join("tryton.sqlite"), database.path().join("tryton.sqlite"))
         .expect("scratch is writable");
-    let text = format!("[database]\nuri = sqlite://\npath = {path}\n[web]\nlisten = 127.0.0.1:18440\n");
+    let port = free_port();
+    let text = format!("[database]\nuri = sqlite://\npath = {path}\n[web]\nlisten = 127.0.0.1:{port}\n");
     let config = database.path().join("tryton.conf");
     std::fs::write(&config, text).expect("scratch is writable");
     let arguments = ["-c", &config.to_string_lossy(), "-d", "tryton"];
-    let target = start(server(&folder, "trytond", &arguments), 18440);
-    let _clients = Target::start_command(server(&folder, "python3", &["tryton_load.py", "18440", "2", "60"]));
+    let target = start(server(&folder, "trytond", &arguments), port);
+    let _clients = Target::start_command(server(
+        &folder,
+        "python3",
+        &["-m", "tryton_load", &port.to_string(), "2", "60"],
+    ));
     std::thread::sleep(std::time::Duration::from_secs(2));
     let calls = see(&target);
     assert_python_from_the_start(&calls);
