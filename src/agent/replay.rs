@@ -325,7 +325,7 @@ fn with_python(
     };
     let task = sample.task.map(RawFrame::Task);
     let last = pieces.iter().rposition(|piece| matches!(piece, Piece::Python(_)));
-    let cut = (!python_outcome.is_complete()).then(|| RawFrame::PythonGap(PythonGap::Cut(python_outcome)));
+    let cut = (!python_outcome.is_complete()).then_some(RawFrame::PythonGap(PythonGap::Cut(python_outcome)));
     let mut all = Vec::with_capacity(pieces.len() + 1);
     if last.is_none() {
         all.extend(cut);
