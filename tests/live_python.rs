@@ -33,7 +33,9 @@ fn see_each(pythons: Vec<Python>, program: &str, arguments: &[&str], millisecond
     let pids: Vec<String> = targets.iter().map(|target| target.pid()).collect();
     let pids = pids.join(",");
     let histories: Vec<History> = targets.iter().map(|target| History::of(target)).collect();
-    let options = ["--per-thread", "--lines", "-p", &pids];
+    let mut options = vec!["--per-thread", "-p", &pids];
+    // Native lines cost much and tell nothing here.
+    options.extend(program.starts_with("lines").then_some("--lines"));
     let profile = record_burning_json(&targets, Duration::from_millis(milliseconds), &options);
     let calls = Calls::of(&profile);
     let seen = running.into_iter().zip(histories).map(|((python, target), history)| Seen {
