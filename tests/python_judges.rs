@@ -56,6 +56,7 @@ fn stacks_are_compared_with_chains() {
     let good = "eval;<module> (x.py);main (x.py);compress@libz.so.1;callback@libffi.so;leaf (x.py)";
     assert_eq!(follows(good), Follows::Wholly);
     assert_eq!(follows(&format!("{good};jitter (oracle.py);memcpy@libc.so.6")), Follows::Wholly);
+    assert_eq!(follows(&format!("{good};tell (oracle.py);join (posixpath.py)")), Follows::Wholly);
     assert_eq!(follows("<module> (x.py);main (x.py);leaf (x.py)"), Follows::WithoutNative);
     assert_eq!(follows("<module> (x.py);main (x.py);leaf (x.py);compress@libz.so.1"), Follows::WithoutNative);
     assert_eq!(follows("<module> (x.py);compress@libz.so.1;main (x.py);leaf (x.py)"), Follows::WithoutNative);
