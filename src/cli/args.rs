@@ -122,7 +122,7 @@ pub struct RecordArgs {
     #[arg(long, value_enum, help_heading = "Output")]
     pub format: Option<FormatArg>,
 
-    /// Show every thread on its own
+    /// Show every thread on its own, those of Python under the names that `threading` has for them
     #[arg(long, help_heading = "Output")]
     pub per_thread: bool,
 
