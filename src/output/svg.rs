@@ -2,16 +2,12 @@
 //! any browser shows without a network.
 //!
 //! inferno lays out the picture. It knows frames by one text, which is label,
-//! tooltip and key of the colour at once, so each frame is handed over as
-//!
-//! ```text
-//! name U+E000 kind module U+E001
-//! ```
-//!
-//! and its output is rewritten: labels keep the name, tooltips become
+//! tooltip and key of the colour at once; each frame is handed over as a number
+//! of three digits, which are private-use characters, since names of C++ fill pages
+//! and come again in each of thousands of stacks. Its output is rewritten:
+//! where the digits are, labels get the name, as much as fits, and tooltips
 //! `name (module, 12 samples, 3.10%)`. Private-use characters cannot occur in
-//! [`harmless`] names. Since each text ends with a character that is in no
-//! other place, none is a prefix of another and sorted lines keep siblings together.
+//! [`harmless`] names. Numbers ascend with names, so sorted lines keep siblings together.
 //!
 //! Equal profiles give equal bytes: a colour follows from kind and name.
 
@@ -27,15 +23,16 @@ use crate::aggregate::name::harmless;
 use crate::aggregate::{Fold, FoldFrame, FoldKind, FoldOptions};
 use crate::model::{FrameKind, Mode, Profile, WeightUnit};
 
-/// Between a frame's name and its kind and module.
-const DETAILS: char = '\u{e000}';
-/// Behind a frame's module.
-const END: char = '\u{e001}';
 /// In the subtitle: begins, changes and ends its lines; before a kind's letter, its legend.
 const FIRST_LINE: char = '\u{e002}';
 const SECOND_LINE: char = '\u{e003}';
 const LAST_LINE_END: char = '\u{e004}';
 const LEGEND: char = '\u{e005}';
+
+/// The digit 0 of a frame's number.
+const DIGIT_0: char = '\u{e800}';
+/// How many digits there are; three of them are more than there are numbers.
+const DIGITS: u32 = 1 << 11;
 
 /// Frames narrower than this share, in percent of the picture, are left out: an
 /// eighth of a pixel on a wide screen, visible only after zooming eightfold.
@@ -58,6 +55,9 @@ const STYLE: [(&str, &str); 2] = [
         "#frames > g:not(:hover):has(> text:not(:empty)) > rect { stroke:white; stroke-width:0.5; }\n.hide {",
     ),
 ];
+
+/// Width of the picture in pixels, inferno's default.
+const WIDTH: u32 = 1200;
 
 /// How a kind looks and what it is called.
 struct Look {
@@ -113,8 +113,7 @@ pub fn write(profile: &Profile, options: &FoldOptions, writer: &mut dyn Write) -
     }
     let total: u128 = fold.stacks.iter().map(|stack| u128::from(stack.weight_ns)).sum();
     let scale = total / MAX_TOTAL + 1;
-    let labels: Vec<String> = fold.frames.iter().map(label).collect();
-    let mut palette = palette(&fold, &labels);
+    let mut palette = palette(&fold);
 
     let mut picture = Options::default();
     picture.title = title(profile);
@@ -134,8 +133,9 @@ pub fn write(profile: &Profile, options: &FoldOptions, writer: &mut dyn Write) -
     };
     picture.factor = scale as f64 / unit_ns as f64;
 
+    let chars_per_percent = f64::from(WIDTH) / 100.0 / (picture.font_size as f64 * picture.font_width);
     let mut picture_bytes = Vec::new();
-    let lines = lines(&fold, &labels, scale);
+    let lines = lines(&fold, scale);
     flamegraph::from_lines(&mut picture, lines.lines(), &mut picture_bytes)?;
     drop(lines);
     let mut text = String::from_utf8(picture_bytes).map_err(io::Error::other)?;
@@ -144,34 +144,34 @@ pub fn write(profile: &Profile, options: &FoldOptions, writer: &mut dyn Write) -
             text.replace_range(at..at + old.len(), new);
         }
     }
-    rewrite(&text, writer)
+    rewrite(&text, &fold.frames, chars_per_percent, writer)
 }
 
-/// The text by which inferno knows `frame`.
-fn label(frame: &FoldFrame) -> String {
-    let module = frame.module.as_deref().unwrap_or("");
-    format!("{}{DETAILS}{}{module}{END}", frame.name, look_of(frame.kind).letter)
+/// The text by which inferno knows the frame `index`.
+fn key(index: u32) -> [char; 3] {
+    let digit = |value: u32| char::from_u32(u32::from(DIGIT_0) + value % DIGITS).unwrap_or(DIGIT_0);
+    [digit(index / DIGITS / DIGITS), digit(index / DIGITS), digit(index)]
 }
 
-/// Folded lines of labels, with weights divided by `scale` but never 0.
-fn lines(fold: &Fold, labels: &[String], scale: u128) -> String {
+/// Folded lines of keys, with weights divided by `scale` but never 0.
+fn lines(fold: &Fold, scale: u128) -> String {
     let mut lines = String::new();
     for stack in &fold.stacks {
         for (position, index) in stack.frames.iter().enumerate() {
             if position > 0 {
                 lines.push(';');
             }
-            lines.push_str(&labels[*index as usize]);
+            lines.extend(key(*index));
         }
         let _ = writeln!(lines, " {}", (u128::from(stack.weight_ns) / scale).max(1));
     }
     lines
 }
 
-fn palette(fold: &Fold, labels: &[String]) -> PaletteMap {
+fn palette(fold: &Fold) -> PaletteMap {
     let mut palette = PaletteMap::default();
     palette.insert("", color(ALL_SHADE));
-    for (frame, label) in fold.frames.iter().zip(labels) {
+    for (index, frame) in (0..).zip(&fold.frames) {
         let [from, to] = look_of(frame.kind).shades;
         let position = shade(&frame.name);
         let mix = |from: u8, to: u8| {
@@ -179,7 +179,10 @@ fn palette(fold: &Fold, labels: &[String]) -> PaletteMap {
             // Between two bytes, so a byte.
             (i32::from(from) + distance) as u8
         };
-        palette.insert(label, color((mix(from.0, to.0), mix(from.1, to.1), mix(from.2, to.2))));
+        palette.insert(
+            String::from_iter(key(index)),
+            color((mix(from.0, to.0), mix(from.1, to.1), mix(from.2, to.2))),
+        );
     }
     palette
 }
@@ -273,21 +276,24 @@ fn subtitle(profile: &Profile, fold: &Fold, total: u128) -> String {
 
 /// Copies inferno's `picture`, putting words and marks where the private-use
 /// characters are.
-fn rewrite(picture: &str, writer: &mut dyn Write) -> io::Result<()> {
+fn rewrite(
+    picture: &str,
+    frames: &[FoldFrame],
+    chars_per_percent: f64,
+    writer: &mut dyn Write,
+) -> io::Result<()> {
     let mut rest = picture;
-    while let Some(at) = rest.find(|c| (DETAILS..=LEGEND).contains(&c)) {
+    while let Some(at) = rest.find(|c| (FIRST_LINE..=LEGEND).contains(&c) || digit(c).is_some()) {
         writer.write_all(&rest.as_bytes()[..at])?;
-        let mut chars = rest[at..].chars();
+        rest = &rest[at..];
+        let mut chars = rest.chars();
         let mark = chars.next();
-        rest = chars.as_str();
         match mark {
-            Some(DETAILS) => rest = rewrite_details(rest, writer)?,
             Some(FIRST_LINE) => writer.write_all(b"<tspan x=\"50%\" dy=\"-9\">")?,
             Some(SECOND_LINE) => writer.write_all(b"</tspan><tspan x=\"50%\" dy=\"15\">")?,
             Some(LAST_LINE_END) => writer.write_all(b"</tspan>")?,
             Some(LEGEND) => {
                 let letter = chars.next();
-                rest = chars.as_str();
                 if let Some(look) = LOOKS.iter().find(|look| Some(look.letter) == letter) {
                     let (r, g, b) = look.shades[0];
                     // The edge shows light colours on a light ground.
@@ -296,32 +302,68 @@ fn rewrite(picture: &str, writer: &mut dyn Write) -> io::Result<()> {
                     write!(writer, " <tspan {paint}>■</tspan> {} ", look.label)?;
                 }
             }
-            // An END alone: cut out of a label whose beginning was cut too.
-            _ => {}
+            _ => {
+                rest = rewrite_frame(rest, frames, chars_per_percent, writer)?;
+                continue;
+            }
         }
+        rest = chars.as_str();
     }
     writer.write_all(rest.as_bytes())
 }
 
-/// `rest` begins with a kind's letter. In a tooltip, `kind module END (` becomes
-/// ` (kind, module, `; in a label all up to the next tag is dropped. Returns what follows.
-fn rewrite_details<'a>(rest: &'a str, writer: &mut dyn Write) -> io::Result<&'a str> {
-    let tag = rest.find('<').unwrap_or(rest.len());
-    let (inside, behind) = rest.split_at(tag);
-    let Some((details, numbers)) = inside.split_once(END) else { return Ok(behind) };
-    let Some(numbers) = numbers.strip_prefix(" (") else { return Ok(behind) };
+/// `rest` begins with the key in a tooltip, goes on with `(12 samples, 3.10%)</title>`, the box and
+/// its label, and `</text>` is what is left of it.
+fn rewrite_frame<'a>(
+    rest: &'a str,
+    frames: &[FoldFrame],
+    chars_per_percent: f64,
+    writer: &mut dyn Write,
+) -> io::Result<&'a str> {
+    let broken = || io::Error::other("the picture is not laid out as expected");
+    let (key, numbers) = rest.split_once(" (").ok_or_else(broken)?;
+    let index = key.chars().try_fold(0, |number, c| Some(number * DIGITS as usize + digit(c)?));
+    let frame = index.and_then(|index| frames.get(index)).ok_or_else(broken)?;
+    write_escaped(&frame.name, writer)?;
     writer.write_all(b" (")?;
-    let mut chars = details.chars();
-    let letter = chars.next();
-    let kind = LOOKS.iter().find(|look| Some(look.letter) == letter).map_or("", |look| look.tooltip);
     // The script takes what follows the last `(` for the numbers.
-    let module = chars.as_str().replace('(', "[").replace(')', "]");
+    let module = frame.module.as_deref().unwrap_or("").replace('(', "[").replace(')', "]");
     let module = if module == "[kernel]" { "" } else { &module };
-    for part in [kind, module].iter().filter(|part| !part.is_empty()) {
-        write!(writer, "{part}, ")?;
+    for part in [look_of(frame.kind).tooltip, module].iter().filter(|part| !part.is_empty()) {
+        write_escaped(part, writer)?;
+        writer.write_all(b", ")?;
     }
+    let (tag_end, rest) = numbers
+        .split_once("<text ")
+        .and_then(|(numbers, rest)| {
+            let place = rest.find('>')? + 1;
+            Some((numbers.len() + "<text ".len() + place, &rest[place..]))
+        })
+        .ok_or_else(broken)?;
+    let (numbers, _) = numbers.split_at(tag_end);
     writer.write_all(numbers.as_bytes())?;
-    Ok(behind)
+    let width = numbers.split_once("width=\"").and_then(|(_, width)| width.split_once('%'));
+    let width: f64 = width.and_then(|(width, _)| width.parse().ok()).ok_or_else(broken)?;
+    write_label(&frame.name, (width * chars_per_percent) as usize, writer)?;
+    rest.find("</text>").map(|end| &rest[end..]).ok_or_else(broken)
+}
+
+/// As much of `name` as fits, as the picture's script does it again when the window changes.
+fn write_label(name: &str, fitting_chars: usize, writer: &mut dyn Write) -> io::Result<()> {
+    match fitting_chars {
+        0..3 => Ok(()),
+        _ if name.chars().nth(fitting_chars).is_none() => write_escaped(name, writer),
+        _ => {
+            let cut = name.char_indices().nth(fitting_chars - 2).map_or(name.len(), |(at, _)| at);
+            write_escaped(&name[..cut], writer)?;
+            writer.write_all(b"..")
+        }
+    }
+}
+
+fn digit(c: char) -> Option<usize> {
+    let value = u32::from(c).checked_sub(u32::from(DIGIT_0))?;
+    (value < DIGITS).then_some(value as usize)
 }
 
 /// A picture without frames: title, summary, and why it is empty.
@@ -350,5 +392,24 @@ fn write_empty(profile: &Profile, writer: &mut dyn Write) -> io::Result<()> {
 
 /// `text` as XML character data.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    let mut bytes = Vec::new();
+    write_escaped(text, &mut bytes).expect("a vector grows");
+    String::from_utf8(bytes).expect("only whole characters are replaced")
+}
+
+/// The same, written.
+fn write_escaped(text: &str, writer: &mut dyn Write) -> io::Result<()> {
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'&' | b'<' | b'>')) {
+        let (plain, special) = rest.split_at(at);
+        writer.write_all(plain)?;
+        let word: &[u8] = match special[0] {
+            b'&' => b"&amp;",
+            b'<' => b"&lt;",
+            _ => b"&gt;",
+        };
+        writer.write_all(word)?;
+        rest = &special[1..];
+    }
+    writer.write_all(rest)
 }
