@@ -110,6 +110,14 @@ impl Codes {
         self.by_place.get(&(instance, code, cookie)).copied()
     }
 
+    /// Whether it is the interpreter's own frame between a class that is called and its `__init__`: not a function
+    /// of anybody's. The name is all there is to its file (`_Py_InitCleanup` in Python/specialize.c, 3.13 and 3.14).
+    pub fn is_glue(&self, id: CodeId) -> bool {
+        const INIT: &str = "__init__";
+        let code = self.get(id);
+        &*code.function == INIT && &*code.file == INIT
+    }
+
     /// What it says.
     pub fn get(&self, id: CodeId) -> &Code {
         &self.list[id.0 as usize]

@@ -333,7 +333,9 @@ fn with_python(
     for (index, piece) in pieces.iter().enumerate() {
         all.extend(match *piece {
             Piece::Native(native) => frames.get(native).copied(),
-            Piece::Python(number) => python.get(number).map(|frame| python_frame(frame, instance, codes)),
+            Piece::Python(number) => {
+                python.get(number).and_then(|frame| python_frame(frame, instance, codes))
+            }
         });
         if last == Some(index) {
             all.extend(cut);
@@ -343,13 +345,15 @@ fn with_python(
     all
 }
 
-fn python_frame(frame: &PythonFrame, instance: u32, codes: &Codes) -> RawFrame {
+/// `None` for frames that are nobody's.
+fn python_frame(frame: &PythonFrame, instance: u32, codes: &Codes) -> Option<RawFrame> {
     if frame.is_unread {
-        return RawFrame::PythonGap(PythonGap::Unread);
+        return Some(RawFrame::PythonGap(PythonGap::Unread));
     }
     match codes.find(instance, frame.code, frame.cookie) {
-        Some(id) => RawFrame::Python(id, frame.offset),
-        None => RawFrame::PythonGap(PythonGap::Untold),
+        Some(id) if codes.is_glue(id) => None,
+        Some(id) => Some(RawFrame::Python(id, frame.offset)),
+        None => Some(RawFrame::PythonGap(PythonGap::Untold)),
     }
 }
 
