@@ -292,7 +292,7 @@ fn deep_recursion_is_complete() {
     let Some(_turn) = turn() else { return };
     let mut wrong = Vec::new();
     for arguments in [&["900"][..], &["600", "mixed"]] {
-        for seen in see_each(pythons(), "recursion.py", arguments, 800) {
+        for seen in see_each(some_pythons(), "recursion.py", arguments, 800) {
             // Stacks of up to 4,000 frames fill the ring of a busy machine; what is lost then is no lie.
             let mut found = wrong_chains(&seen, 0.3);
             found.iter_mut().for_each(|text| text.insert_str(0, &format!("{arguments:?} ")));

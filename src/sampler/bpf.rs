@@ -63,8 +63,8 @@ const PAGE_CAPACITY: u32 = 65_536;
 const MAPPING_CAPACITY: u32 = 65_536;
 /// Interpreters at once; forked children share their parent's. Beyond it, Python is seen as the C program that it is.
 const PYTHON_CAPACITY: u32 = 4096;
-/// Room for about 1,000 samples of 60 frames per CPU, half a second at 1999 Hz.
-const RING_BYTES_PER_CPU: u32 = 512 * 1024;
+/// Room for about 2,000 samples of 60 frames per CPU, a second at 1999 Hz, or for 40 of the deepest.
+const RING_BYTES_PER_CPU: u32 = 1 << 20;
 const MAX_RING_BYTES: u32 = 16 << 20;
 
 /// Clocks, programs and tables.
