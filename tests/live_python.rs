@@ -177,7 +177,7 @@ fn lines_are_those_that_run() {
     let Some(_turn) = turn() else { return };
     let marked = marked_lines("lines.py");
     let mut wrong = Vec::new();
-    for seen in see_alone(pythons(), "lines.py", 5000) {
+    for seen in see_alone(pythons(), "lines.py", 4000) {
         let total = seen.calls.weight_ns();
         let burnt: f64 = seen.burnt_ns[..4].iter().sum();
         let name = &seen.python.name;
@@ -265,8 +265,8 @@ fn calls_through_c_stand_in_their_order() {
         for slot in seen.chains.keys() {
             let (exact, without) =
                 (comparison.exact.count_of(*slot), comparison.without_native.count_of(*slot));
-            // What burns in C is for moments in the interpreter, before and behind it.
-            let allowed = if (10..=12).contains(slot) { 0.05 } else { 0.005 };
+            // What burns in C is for moments elsewhere: the interpreter makes room for its results.
+            let allowed = if (10..=12).contains(slot) { 0.10 } else { 0.005 };
             println!("{name:20} slot {slot:2}: {exact} exact, {without} without their C");
             let (found, burnt) = (comparison.exact.weight_ns_of(*slot), seen.burnt_ns[*slot]);
             if without as f64 > (exact + without) as f64 * allowed || found < burnt * 0.6 {

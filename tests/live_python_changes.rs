@@ -6,7 +6,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{
-    Calls, History, Python, Stack, Target, chains, pythons, record_burning_json, some_pythons, turn, txprof,
+    Calls, History, Python, Stack, Target, chains, python_versions, pythons, record_burning_json,
+    some_pythons, turn, txprof,
 };
 
 const EXACT: f64 = 0.995;
@@ -30,7 +31,7 @@ fn see(target: &Target, arguments: &[&str], milliseconds: u64) -> (Calls, [f64; 
 fn short_children_without_exec_are_seen() {
     let Some(_turn) = turn() else { return };
     let mut wrong = Vec::new();
-    for python in pythons() {
+    for python in python_versions() {
         let target = python.start("forks.py", &[]);
         let (calls, burnt_ns) = see(&target, &[], 2500);
         let comparison = calls.compare(&chains(&target));
@@ -138,7 +139,7 @@ fn freed_code_never_lends_its_name() {
 fn exec_replaces_all_names() {
     let Some(_turn) = turn() else { return };
     let mut wrong = Vec::new();
-    for python in pythons() {
+    for python in python_versions() {
         let target = python.start("replace.py", &[]);
         support::wait_for("both scripts to have told", || chains(&target).len() == 2);
         let (calls, burnt_ns) = see(&target, &[], 2500);
@@ -170,7 +171,7 @@ fn exec_replaces_all_names() {
 fn gil_mode_shows_holders_alone() {
     let Some(_turn) = turn() else { return };
     let mut wrong = Vec::new();
-    for python in pythons() {
+    for python in python_versions() {
         let target = python.start("gil.py", &[]);
         support::wait_for("all threads to burn", || target.account()[..4].iter().all(|slot| *slot > 0));
         let (calls, burnt_ns) = see(&target, &["--mode", "gil"], 4000);
@@ -212,7 +213,7 @@ fn gil_mode_shows_holders_alone() {
 fn other_interpreters_are_seen() {
     let Some(_turn) = turn() else { return };
     let mut wrong = Vec::new();
-    for python in pythons() {
+    for python in python_versions() {
         for arguments in [&[][..], &["thread"]] {
             let target = python.start_unwaited("subinterpreters.py", arguments);
             let began = Instant::now();
@@ -223,7 +224,7 @@ fn other_interpreters_are_seen() {
                 println!("{}: has no further interpreters", python.name);
                 continue;
             }
-            let (calls, burnt_ns) = see(&target, &[], 2000);
+            let (calls, burnt_ns) = see(&target, &[], 1500);
             let name = &python.name;
             let is_inside = |stack: &Stack| {
                 // From 3.14 on the code is called `<script>`.
@@ -261,7 +262,7 @@ fn other_interpreters_are_seen() {
 #[test]
 fn hostile_interpreters_are_survived() {
     let Some(_turn) = turn() else { return };
-    for python in pythons() {
+    for python in python_versions() {
         let target = python.start("hostile.py", &[]);
         let directory = support::scratch();
         let output = directory.path().join("out.json");
@@ -271,7 +272,7 @@ fn hostile_interpreters_are_survived() {
             "-F",
             "999",
             "-d",
-            "4s",
+            "3s",
             "-p",
             &target.pid(),
             "-o",

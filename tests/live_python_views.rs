@@ -5,7 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Calls, Folded, Line, Python, Target, pythons, record, record_json, some_pythons, turn};
+use support::{
+    Calls, Folded, Line, Python, Target, python_versions, record, record_json, some_pythons, turn,
+};
 
 fn assert_none(wrong: &[String]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
@@ -51,7 +53,7 @@ fn python_frames_are_told_from_others() {
 fn interpreter_is_folded_away_by_default() {
     let Some(_turn) = turn() else { return };
     let mut wrong = Vec::new();
-    for python in pythons() {
+    for python in python_versions() {
         let folded = fold(&callbacks(&python), &[]);
         let name = &python.name;
         let start =
@@ -92,7 +94,7 @@ fn interpreter_is_folded_away_by_default() {
 fn native_frames_stand_between_python_frames() {
     let Some(_turn) = turn() else { return };
     let mut wrong = Vec::new();
-    for python in pythons() {
+    for python in python_versions() {
         let folded = fold(&callbacks(&python), &["--native"]);
         let name = &python.name;
         let start = folded.share(|line| line.reads(&["_start", "main", "Py_", "<module> (callbacks.py)"]));
@@ -160,7 +162,7 @@ fn kinds_are_told_in_json() {
 fn python_only_shows_python_alone() {
     let Some(_turn) = turn() else { return };
     let mut wrong = Vec::new();
-    for python in pythons() {
+    for python in python_versions() {
         let target = callbacks(&python);
         let (before, began) = (target.account(), std::time::Instant::now());
         let folded = fold(&target, &["--python-only"]);

@@ -25,7 +25,9 @@ pub use folded::{Folded, Line};
 pub use golden::{golden, golden_picture};
 pub use history::{History, stolen_ns};
 pub use profile::{completeness, processes, weight_ns};
-pub use python::{Python, chains, lines_of, marked_lines, pythons, readable_pythons, some_pythons};
+pub use python::{
+    Python, chains, lines_of, marked_lines, python_versions, pythons, readable_pythons, some_pythons,
+};
 pub use run::{
     Run, Shot, TIMES, command, record, record_burning, record_burning_json, record_json, scratch, scratch_in,
     txprof,

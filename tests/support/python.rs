@@ -58,6 +58,13 @@ fn pythons_of(minors: RangeInclusive<u8>) -> Vec<Python> {
         }
     }
     found.retain(|python| minors.contains(&python.minor));
+    // Debian's of the machine's own suite is the machine's own.
+    let system = found.iter().find(|python| python.root.is_none() && python.name.starts_with("system"));
+    if let Some(version) = system.and_then(|system| system.name.strip_prefix("system-")).map(str::to_owned) {
+        found.retain(|python| {
+            python.name.starts_with("pyenv") || !python.name.ends_with(&version) || python.root.is_none()
+        });
+    }
     let wanted = std::env::var("TXPROF_TEST_PYTHONS").unwrap_or_default();
     let mut wanted = wanted.split_whitespace().peekable();
     if wanted.peek().is_some() {
@@ -66,6 +73,13 @@ fn pythons_of(minors: RangeInclusive<u8>) -> Vec<Python> {
     }
     found.sort_by_key(|python| (python.minor, python.name.clone()));
     found
+}
+
+/// One of each minor version, oldest first: for claims that depend on the version, not on how it was built.
+pub fn python_versions() -> Vec<Python> {
+    let mut chosen = pythons();
+    chosen.dedup_by_key(|python| python.minor);
+    chosen
 }
 
 /// The oldest, the newest and the system's: for claims that take long and depend little on the version.
@@ -153,6 +167,10 @@ print(next((file for file in files if '/libpython3' in file), files[0]))",
 
     /// As [`Self::start`], without waiting.
     pub fn start_unwaited(&self, program: &str, arguments: &[&str]) -> Target {
+        self.start_nice(0, program, arguments)
+    }
+
+    fn start_nice(&self, niceness: u8, program: &str, arguments: &[&str]) -> Target {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/python");
         let root = self.root.as_deref().unwrap_or(Path::new("/"));
         Target::start_inside(root, |directory| {
@@ -165,16 +183,21 @@ print(next((file for file in files if '/libpython3' in file), files[0]))",
             let program = programs.join(program);
             let mut all = vec![program.to_str().expect("paths of the tree are plain")];
             all.extend_from_slice(arguments);
-            self.command(&all)
+            let python = self.command(&all);
+            let mut command = Command::new("nice");
+            command.args(["-n", &niceness.to_string()]).arg(python.get_program()).args(python.get_args());
+            command
         })
     }
 
-    /// `program` of all interpreters at once, each burning.
+    /// `program` of all interpreters at once, each burning. More than there are CPUs are nice: what
+    /// records them has to get on.
     pub fn start_each(pythons: Vec<Self>, program: &str, arguments: &[&str]) -> Vec<(Self, Target)> {
+        let niceness = if pythons.len() > 2 { 10 } else { 0 };
         let started: Vec<(Self, Target)> = pythons
             .into_iter()
             .map(|python| {
-                let target = python.start_unwaited(program, arguments);
+                let target = python.start_nice(niceness, program, arguments);
                 (python, target)
             })
             .collect();
