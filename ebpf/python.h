@@ -27,8 +27,11 @@
 struct found_thread {
 	__u64 thread; /* address of the PyThreadState; 0: none */
 	__u64 searched_ns;
+	__u64 interpreters_head; /* then; a new interpreter goes to the front of the list */
 	__u32 instance;
 	__u32 found; /* how many there were */
+	__u32 interpreters; /* likewise; a thread enters and leaves further ones with new states */
+	__u32 padding;
 };
 
 /* key: tid; written and read by samples of that thread. Full: the thread that was
@@ -88,6 +91,7 @@ static long search_thread(__u32 unused, struct loop *loop)
 	__u64 address = walk->search_thread;
 	if (!address) {
 		__u64 interpreter = walk->search_interpreter;
+		walk->interpreters++;
 		return !interpreter ||
 		       read_word(interpreter + python->interpreter_threads_head, &walk->search_thread) ||
 		       read_word(interpreter + python->interpreter_next, &walk->search_interpreter);
@@ -110,16 +114,19 @@ __noinline int find_thread(struct scratch *scratch, __u32 tid, __u64 now)
 		return 1;
 	struct python_walk *walk = &scratch->python_walk;
 	const struct python *python = &scratch->python;
-	__u64 current;
+	__u64 current, head;
 	if (python->runtime_thread_current &&
 	    !read_word(python->runtime + python->runtime_thread_current, &current) && current &&
 	    !read_thread(scratch, current) && is_own_thread(scratch)) {
 		scratch->sample.flags |= SAMPLE_HOLDS_GIL;
 		return 0;
 	}
+	if (read_word(python->runtime + python->runtime_interpreters_head, &head))
+		return 1;
 	struct found_thread *known = bpf_map_lookup_elem(&found_threads, &tid);
 	if (known && known->instance == python->instance) {
-		int is_recent = now - known->searched_ns < SEARCH_VALID_NS;
+		int is_recent = now - known->searched_ns < SEARCH_VALID_NS && known->interpreters_head == head &&
+				known->interpreters < 2;
 		walk->found = known->found;
 		if (!known->thread && is_recent)
 			return 1;
@@ -132,12 +139,18 @@ __noinline int find_thread(struct scratch *scratch, __u32 tid, __u64 now)
 	struct loop loop = { .scratch = scratch };
 	walk->thread = 0;
 	walk->found = 0;
+	walk->interpreters = 0;
 	walk->search_thread = 0;
-	if (read_word(python->runtime + python->runtime_interpreters_head, &walk->search_interpreter))
-		return 1;
+	walk->search_interpreter = head;
 	bpf_loop(MAX_SEARCH_STEPS, search_thread, &loop, 0);
 	struct found_thread answer = {
-		.thread = walk->thread, .searched_ns = now, .instance = python->instance, .found = walk->found
+		.thread = walk->thread,
+		.searched_ns = now,
+		.interpreters_head = head,
+		.instance = python->instance,
+		.found = walk->found,
+		/* The end of the list was counted, too. */
+		.interpreters = walk->interpreters - 1,
 	};
 	bpf_map_update_elem(&found_threads, &tid, &answer, BPF_ANY);
 	return !walk->thread || read_thread(scratch, walk->thread) || !is_own_thread(scratch);

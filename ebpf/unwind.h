@@ -77,7 +77,7 @@ struct python_walk {
 	__u32 cookie;         /* its content's */
 	__u32 found;          /* thread states of this thread met by a search */
 	__u32 outcome;
-	__u32 padding;
+	__u32 interpreters;   /* met by a search */
 };
 
 struct scratch {
