@@ -128,7 +128,8 @@ __noinline int find_thread(struct scratch *scratch, __u32 tid, __u64 now)
 		int is_recent = now - known->searched_ns < SEARCH_VALID_NS && known->interpreters_head == head &&
 				known->interpreters < 2;
 		walk->found = known->found;
-		if (!known->thread && is_recent)
+		/* A new thread may not be in the list yet, and live for one request only. */
+		if (!known->thread && is_recent && now - known->searched_ns < SEARCH_VALID_NS / 20)
 			return 1;
 		if (known->thread && !read_thread(scratch, known->thread) && is_own_thread(scratch) &&
 		    (is_active_thread(scratch) || !python->thread_active_mask || (is_recent && known->found < 2))) {
