@@ -47,6 +47,7 @@ fn profile() -> Profile {
         root: root.clone(),
         stack: StackId(stack),
         outcome: Outcome::Complete,
+        holds_gil: false,
         count: 1,
         weight_ns: PERIOD_NS,
     });
@@ -76,11 +77,11 @@ fn measure(what: &str, mut run: impl FnMut() -> usize) {
 fn main() {
     let profile = profile();
     let options = FoldOptions::default();
-    measure("fold", || Fold::new(&profile, options, true).stacks.len());
+    measure("fold", || Fold::new(&profile, &options, true).stacks.len());
     for (what, format) in [("folded", Format::Folded), ("svg", Format::Svg), ("json", Format::Json)] {
         measure(what, || {
             let mut bytes = Vec::new();
-            output::write(&profile, format, options, &mut bytes).expect("memory takes everything");
+            output::write(&profile, format, &options, &mut bytes).expect("memory takes everything");
             bytes.len()
         });
     }

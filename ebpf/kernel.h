@@ -24,10 +24,16 @@ struct signal_struct {
 	atomic_t live;
 };
 
+/* arch/x86/include/asm/processor.h */
+struct thread_struct {
+	unsigned long fsbase;
+};
+
 /* include/linux/sched.h */
 struct task_struct {
 	int pid;
 	int tgid;
+	struct thread_struct thread;
 	struct task_struct *group_leader;
 	struct signal_struct *signal;
 	char comm[16];

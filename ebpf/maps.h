@@ -14,6 +14,7 @@
 const volatile __u32 row_capacity = 1;     /* elements of `rows` */
 const volatile __u32 page_capacity = 1;    /* elements of `pages` */
 const volatile __u32 mapping_capacity = 1; /* elements of `mappings` */
+const volatile __u32 python_capacity = 1;  /* elements of `pythons` */
 const volatile __u32 wakeup_bytes = 1;     /* fill of the ring that wakes userland */
 const volatile __u8 follow_children = 1;
 const volatile __u8 watch_all = 0;         /* report exec and fork of every process */
@@ -67,6 +68,16 @@ struct {
 	__uint(key_size, 4);
 	__uint(value_size, RULE_CAPACITY * 8);
 } rules SEC(".maps");
+
+/* struct python[python_capacity]; written by userland into unused elements, never in place. Element 0 is
+ * none. Full: further interpreters are seen as the C programs that they are. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__uint(key_size, 4);
+	__uint(value_size, 112);
+} pythons SEC(".maps");
 
 /* Records of shared.h; size set by userland. Full: counted, never blocks. */
 struct {

@@ -93,8 +93,72 @@ struct process {
 	 * and samples of one generation. 0: mappings not known. */
 	__u32 generation;
 	__u32 pid; /* the key */
+	__u32 python; /* index into `pythons`; 0: no Python, or none that is known */
+	__u32 padding;
 };
-_Static_assert(sizeof(struct process) == 16, "struct process");
+_Static_assert(sizeof(struct process) == 24, "struct process");
+
+/* ---- Python ---------------------------------------------------------------- */
+
+#define PYTHON_ABSENT 0xffffu /* an offset that this version does not have */
+
+enum python_form {
+	PYTHON_OBJECT_BYTES = 0, /* 3.7 to 3.9: f_lasti counts bytes; each frame entered the loop */
+	PYTHON_OBJECT_UNITS = 1, /* 3.10: f_lasti counts units of two bytes */
+	PYTHON_ENTRY_FLAG = 2,   /* 3.11: frame_owner is the offset of is_entry */
+	PYTHON_SHIM = 3,         /* 3.12 on: a frame with owner >= shim_owner stands below an entry */
+};
+
+/* Sizes of the blocks that one copy takes of each structure. */
+#define PYTHON_THREAD_BYTES 512
+#define PYTHON_FRAME_BYTES 128
+#define PYTHON_CODE_BYTES 256
+
+/* An interpreter: where it is and how it is laid out, an element of `pythons`. Offsets as in
+ * src/unwind/python/layout.rs, checked by userland to lie inside the blocks above. */
+struct python {
+	__u64 runtime;   /* AVMA of _PyRuntime */
+	__u64 code_type; /* AVMA of PyCode_Type */
+	__u64 text_type; /* AVMA of PyUnicode_Type */
+	__u32 instance;  /* names this interpreter; shared by forked children */
+	__u32 runtime_interpreters_head;
+	__u32 runtime_thread_current; /* 0: none */
+	__u32 interpreter_next;
+	__u32 interpreter_threads_head;
+	__u32 thread_active_mask;
+	__u32 thread_running_task; /* 0: not wanted, or not told by this version */
+	__u16 thread_bytes; /* how much of the structure the offsets below need */
+	__u16 thread_next;
+	__u16 thread_interpreter;
+	__u16 thread_id;
+	__u16 thread_status;
+	__u16 thread_cframe; /* PYTHON_ABSENT: thread_frame is in the thread state */
+	__u16 thread_frame;
+	__u16 frame_bytes;
+	__u16 frame_previous;
+	__u16 frame_code;
+	__u16 frame_instruction;
+	__u16 frame_owner;
+	__u16 code_bytes;
+	__u16 code_first_line;
+	__u16 code_name; /* the qualified name where there is one */
+	__u16 code_file_name;
+	__u16 code_line_table;
+	__u16 code_instructions;
+	__u16 text_hash;
+	__u16 text_length;
+	__u16 text_state;
+	__u16 text_ascii;
+	__u16 text_compact;
+	__u16 bytes_size;
+	__u16 bytes_data;
+	__u16 task_name;
+	__u8 text_kind_shift;
+	__u8 form; /* enum python_form */
+	__u8 shim_owner;
+	__u8 padding[5];
+};
+_Static_assert(sizeof(struct python) == 112, "struct python");
 
 /* ---- what goes up the ring ---------------------------------------------- */
 
@@ -103,10 +167,13 @@ enum event_type {
 	EVENT_FORK = 2, /* a target's child begins; `other` is the parent's pid */
 	EVENT_EXEC = 3, /* a target, or any process while all are watched, runs a new program */
 	EVENT_EXIT = 4, /* a target's last thread is gone */
+	EVENT_CODE = 5, /* a Python code object, before the first sample that names it */
+	EVENT_TASK = 6, /* the name of an asyncio task, likewise */
 };
 
 #define MAX_USER_FRAMES 1024
 #define MAX_KERNEL_FRAMES 128
+#define MAX_PYTHON_FRAMES 1024
 #define COMM_BYTES 16
 
 /* Set in a user frame: the pc was interrupted, not returned to; look it up as it is. */
@@ -129,20 +196,68 @@ struct process_event {
 };
 _Static_assert(sizeof(struct process_event) == 40, "struct process_event");
 
-/* EVENT_SAMPLE; followed by kernel_count, then user_count frames of 8 bytes, each leaf first. */
+/* EVENT_SAMPLE; followed by kernel_count, user_count and python_count words of 8 bytes,
+ * each part leaf first. A Python frame is two words, see PYTHON_FRAME_*. */
 struct sample_event {
 	struct event head;
 	__u64 period; /* what the event was set to: ns for cpu-clock, else cycles */
+	__u64 thread_pointer; /* of a thread that the interpreter knows, else 0: its thread_id there */
+	__u64 task; /* the asyncio task that ran, see TASK_*; 0: none, or not wanted */
 	__u32 tid;
 	__u32 generation;
+	__u32 python_instance;
 	__u16 kernel_count;
 	__u16 user_count;
-	__u8 outcome; /* outcomes.def */
+	__u16 python_count; /* words, twice the number of frames */
+	__u8 outcome;        /* outcomes.def */
+	__u8 python_outcome; /* outcomes.def, of the walk along the interpreter's frames */
+	__u8 flags;          /* SAMPLE_* */
 	__u8 padding[3];
 	char thread_comm[COMM_BYTES];
 	char process_comm[COMM_BYTES];
 };
-_Static_assert(sizeof(struct sample_event) == 72, "struct sample_event");
+_Static_assert(sizeof(struct sample_event) == 96, "struct sample_event");
+
+#define SAMPLE_PYTHON_THREAD 1  /* the interpreter knows the thread */
+#define SAMPLE_HOLDS_GIL 2      /* and it held the interpreter's lock */
+#define SAMPLE_SEVERAL_STATES 4 /* it has several thread states (sub-interpreters) */
+
+/* First word of a Python frame: address of the code object and flags; second word: cookie of
+ * its content in the high half, offset of the instruction in bytes in the low one
+ * (PYTHON_NOT_STARTED: none was executed yet). */
+#define PYTHON_FRAME_ADDRESS ((1ull << 56) - 1)
+#define PYTHON_FRAME_ENTRY (1ull << 63) /* it entered the evaluation loop from C */
+#define PYTHON_FRAME_EMPTY (1ull << 62) /* not a frame: an evaluation loop without any */
+#define PYTHON_FRAME_UNREAD (1ull << 61) /* the code object could not be read or is none */
+#define PYTHON_NOT_STARTED 0xffffffffu
+
+/* A task that nobody named: the N of its name Task-N in the low bits. Else names a name told by EVENT_TASK. */
+#define TASK_NUMBERED (1ull << 63)
+
+#define CODE_NAME_BYTES 384
+#define CODE_FILE_BYTES 512
+#define CODE_LINES_BYTES 4096
+
+/* EVENT_TASK: as EVENT_CODE, with the sample's `task` in `code`, its name in `name`, and nothing else.
+ * EVENT_CODE: what a code object says of itself, copied by the sampled thread's own
+ * interrupt. Strings are whole `str` objects, header included; the tail is as long as lines_bytes says. */
+struct code_event {
+	struct event head;
+	__u64 code; /* its address */
+	__u64 line_table; /* address of the bytes of its line table */
+	__u32 cookie;
+	__u32 instance;
+	__u32 first_line;
+	__u32 line_table_bytes; /* true size; lines_bytes of them follow */
+	__u16 name_bytes;
+	__u16 file_bytes;
+	__u16 lines_bytes;
+	__u16 padding;
+	__u8 name[CODE_NAME_BYTES];
+	__u8 file[CODE_FILE_BYTES];
+	__u8 lines[CODE_LINES_BYTES];
+};
+_Static_assert(sizeof(struct code_event) == 56 + 384 + 512 + 4096, "struct code_event");
 
 /* Indices of `counters`. */
 enum counter {
@@ -151,7 +266,8 @@ enum counter {
 	COUNTER_RUN_NS = 2,     /* time spent in runs that sampled */
 	COUNTER_PROCESSES_FULL = 3, /* children not followed: `processes` was full */
 	COUNTER_EVENTS_LOST = 4, /* fork, exec or exit events lost because the ring was full */
-	COUNTER_COUNT = 5,
+	COUNTER_CODES_LOST = 5, /* code objects whose record found no room in the ring: told again later */
+	COUNTER_COUNT = 6,
 };
 
 #endif

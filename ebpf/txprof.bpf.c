@@ -4,7 +4,7 @@
  * programs and deaths of target processes. Capture is dumb and fast; all
  * judgement is in userland.
  */
-#include "unwind.h"
+#include "python.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -46,7 +46,13 @@ static __always_inline void fill_sample_head(struct bpf_perf_event_data *ctx, st
 	sample->generation = process->generation;
 	sample->kernel_count = 0;
 	sample->user_count = 0;
+	sample->thread_pointer = 0;
+	sample->task = 0;
+	sample->python_instance = 0;
+	sample->python_count = 0;
 	sample->outcome = OUTCOME_COMPLETE;
+	sample->python_outcome = OUTCOME_COMPLETE;
+	sample->flags = 0;
 	bpf_get_current_comm(sample->thread_comm, COMM_BYTES);
 	BPF_CORE_READ_INTO(&sample->process_comm, task, group_leader, comm);
 }
@@ -60,7 +66,7 @@ static __always_inline int is_urgent(__u32 outcome)
 
 static __always_inline void emit_sample(struct scratch *scratch)
 {
-	__u64 frames = (__u64)scratch->sample.kernel_count + scratch->sample.user_count;
+	__u64 frames = (__u64)scratch->sample.kernel_count + scratch->sample.user_count + scratch->sample.python_count;
 	if (frames > FRAME_CAPACITY) /* cannot be; said for the verifier */
 		frames = FRAME_CAPACITY;
 	__u64 flags = RING_LAZY;
@@ -104,6 +110,8 @@ int on_cpu(struct bpf_perf_event_data *ctx)
 		sample->user_count = scratch->walk.frame_count;
 		if (sample->outcome == OUTCOME_COMPLETE)
 			sample->outcome = scratch->walk.outcome;
+		if (seen.python)
+			walk_python(scratch, seen.python, (__u32)pid_tgid, began);
 	}
 	emit_sample(scratch);
 	count(COUNTER_SAMPLES, 1);

@@ -32,7 +32,7 @@ enum outcome {
 /* Entries of the cache; 64 KiB per CPU stay in its second-level cache. */
 #define CACHE_ENTRIES 4096
 
-#define FRAME_CAPACITY (MAX_KERNEL_FRAMES + MAX_USER_FRAMES)
+#define FRAME_CAPACITY (MAX_KERNEL_FRAMES + MAX_USER_FRAMES + 2 * MAX_PYTHON_FRAMES)
 
 struct cached_rule {
 	__u64 pc;
@@ -52,8 +52,44 @@ struct walk {
 	__u32 outcome;
 };
 
+/* Code objects told to userland by this CPU, by hash; 16 KiB. */
+#define CODE_CACHE_ENTRIES 2048
+
+/* Code objects met in this very sample, by address: between two frames of one interrupt nothing changes. */
+#define MET_CODE_ENTRIES 64
+
+struct met_code {
+	__u64 code;
+	__u64 time_ns; /* the sample's */
+	__u64 cookie;
+};
+
+/* Where the walk along an interpreter's frames is. */
+struct python_walk {
+	__u64 thread;         /* PyThreadState found by a search, or 0 */
+	__u64 search_thread;  /* to be looked at next */
+	__u64 search_interpreter;
+	__u64 thread_pointer; /* of the sampled thread */
+	__u64 frame;          /* to be looked at next */
+	__u32 word_count;
+	__u32 segment_frames; /* since the last shim */
+	__u64 hash;           /* of the code object that was read last */
+	__u32 cookie;         /* its content's */
+	__u32 found;          /* thread states of this thread met by a search */
+	__u32 outcome;
+	__u32 interpreters;   /* met by a search */
+};
+
 struct scratch {
 	struct cached_rule cache[CACHE_ENTRIES];
+	__u64 told_codes[CODE_CACHE_ENTRIES];
+	struct met_code met_codes[MET_CODE_ENTRIES];
+	struct python python;
+	struct python_walk python_walk;
+	__u8 python_thread[PYTHON_THREAD_BYTES];
+	__u8 python_frame[PYTHON_FRAME_BYTES];
+	__u8 python_code[PYTHON_CODE_BYTES];
+	struct code_event code_event;
 	struct walk walk;
 	__u64 registers[REGISTER_COUNT]; /* by DWARF number */
 	__u64 value; /* what fetch_stack read */

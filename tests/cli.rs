@@ -26,6 +26,17 @@ fn misuse_is_one_error_with_a_hint() {
         (&["record", "-p", "1", "-d", "5 days"], "write 500ms, 30s, 1m30s or 2h", "`txprof record --help`"),
         (&["record", "-p", "1", "--max-overhead", "0"], "above 0 and at most 100", "`txprof record --help`"),
         (&["record", "-p", "1", "-o", "x.png"], "cannot tell the format of `x.png`", "end it in .svg"),
+        (
+            &["record", "-p", "1", "--mode", "wall"],
+            "invalid value `wall` for `--mode <MODE>`",
+            "`txprof record",
+        ),
+        (
+            &["record", "-p", "1", "--native", "--python-only"],
+            "cannot be used with `--python-only`",
+            "--help`",
+        ),
+        (&["record", "-p", "1", "--hide", ""], "text to look for is empty", "`--hide site-packages/`"),
         (&["record", "--durration", "1"], "unexpected argument `--durration` found", "`--duration`"),
         (&["record", "--zzz", "1"], "unexpected argument `--zzz` found", "`txprof record --help`"),
         (&["recrod"], "unrecognized subcommand `recrod`", "`record`"),
@@ -50,7 +61,12 @@ fn help_begins_with_examples_and_ends_with_exit_codes() {
         assert!(text.contains("Exit codes:\n  0  done"), "{text}");
     }
     let record = String::from_utf8(txprof(&["record", "--help"]).stdout).unwrap();
-    for part in ["Samples per second and CPU, 1 to 10000", "[default: 99]", "-o, --output <FILE>"] {
+    for part in [
+        "Samples per second and CPU, 1 to 10000",
+        "[default: 99]",
+        "-o, --output <FILE>",
+        "- gil: Those of threads",
+    ] {
         assert!(record.contains(part), "`{part}` in\n{record}");
     }
 }

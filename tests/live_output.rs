@@ -26,7 +26,7 @@ fn end_line_tells_file_samples_and_cost() {
 fn dash_writes_folded_stacks_to_stdout() {
     let Some(_turn) = turn() else { return };
     let target = Target::start("split-o2", &[]);
-    let run = txprof(&["record", "-p", &target.pid(), "-d", "1", "-o", "-"]);
+    let run = txprof(&["record", "-p", &target.pid(), "-d", "2", "-F", "999", "-o", "-"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(Folded::parse(&run.stdout).total() > 50, "{}", run.stdout);
 }

@@ -20,13 +20,14 @@ fn small_tables() -> Option<(std::sync::MutexGuard<'static, ()>, Bpf, Tables)> {
         row_capacity: ROWS,
         page_capacity: 16,
         mapping_capacity: 8,
+        python_capacity: 1,
         ring_bytes: 4096,
         cpu_capacity: 1,
         follow_children: true,
         watch_all: false,
         kernel_frames: true,
     };
-    let (bpf, memory) = Bpf::load(&settings).expect("BPF is allowed here");
+    let (bpf, memory, _pythons) = Bpf::load(&settings).expect("BPF is allowed here");
     Some((turn, bpf, Tables::new(memory)))
 }
 

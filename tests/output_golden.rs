@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
-use std::path::PathBuf;
+mod support;
 
+use support::{golden, golden_picture};
 use txprof::aggregate::FoldOptions;
 use txprof::cli::output_file::Written;
 use txprof::cli::report;
@@ -44,7 +44,7 @@ fn frames() -> Vec<Frame> {
 }
 
 fn sample(root: &Root, stack: u32, outcome: Outcome, count: u64, weight_ns: u64) -> Sample {
-    Sample { root: root.clone(), stack: StackId(stack), outcome, count, weight_ns }
+    Sample { root: root.clone(), stack: StackId(stack), outcome, holds_gil: false, count, weight_ns }
 }
 
 fn profile(per_thread: bool) -> Profile {
@@ -82,6 +82,7 @@ fn profile(per_thread: bool) -> Profile {
             peak_rss_bytes: 31 << 20,
             bpf_memory_bytes: 12 << 20,
         },
+        ..Recording::default()
     };
     let stacks = vec![
         vec![2, 1, 0],
@@ -95,39 +96,16 @@ fn profile(per_thread: bool) -> Profile {
     Profile { recording, frames: frames(), stacks, samples }
 }
 
-fn written(profile: &Profile, format: Format, options: FoldOptions) -> String {
+fn written(profile: &Profile, format: Format, options: &FoldOptions) -> String {
     let mut bytes = Vec::new();
     output::write(profile, format, options, &mut bytes).unwrap();
     String::from_utf8(bytes).unwrap()
 }
 
-/// Compares with `tests/golden/NAME`; `TXPROF_BLESS=1` accepts what is.
-fn golden(name: &str, actual: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("TXPROF_BLESS").is_some() {
-        fs::write(&path, actual).unwrap();
-        return;
-    }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
-    if expected == actual {
-        return;
-    }
-    let (old, new): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), actual.lines().collect());
-    for number in 0..old.len().max(new.len()) {
-        if old.get(number) != new.get(number) {
-            let line = |lines: &[&str]| lines.get(number).unwrap_or(&"(end)").to_string();
-            println!("line {}:\n- {}\n+ {}", number + 1, line(&old), line(&new));
-        }
-    }
-    panic!(
-        "`tests/golden/{name}` differs; if the change is meant: TXPROF_BLESS=1 cargo test --test output_golden"
-    );
-}
-
 /// Folded lines in samples: merged over roots and modules, cut stacks marked, rounding kept.
 #[test]
 fn folded_lines_are_the_golden_ones() {
-    let lines = written(&profile(false), Format::Folded, FoldOptions::default());
+    let lines = written(&profile(false), Format::Folded, &FoldOptions::default());
     golden("samples.folded", &lines);
     let sum: u64 = lines.lines().map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
     assert_eq!(sum, 40 + 25 + 14 + 3 + 4 + 2 + 9 + 5 + 1, "three thirds of a period are one sample");
@@ -136,29 +114,22 @@ fn folded_lines_are_the_golden_ones() {
 /// Folded lines by thread, with source lines, without the kernel, in nanoseconds.
 #[test]
 fn folded_lines_with_every_option_are_the_golden_ones() {
-    let options = FoldOptions { lines: true, kernel: false, unit: WeightUnit::Nanoseconds };
-    golden("options.folded", &written(&profile(true), Format::Folded, options));
+    let options =
+        FoldOptions { lines: true, kernel: false, unit: WeightUnit::Nanoseconds, ..FoldOptions::default() };
+    golden("options.folded", &written(&profile(true), Format::Folded, &options));
 }
 
 /// The JSON form, whole.
 #[test]
 fn json_is_the_golden_one() {
-    golden("threads.json", &written(&profile(true), Format::Json, FoldOptions::default()));
+    golden("threads.json", &written(&profile(true), Format::Json, &FoldOptions::default()));
 }
 
-/// The flamegraph, whole but for inferno's script, which is its own business.
+/// The flamegraph.
 #[test]
 fn flamegraph_is_the_golden_one() {
-    let picture = written(&profile(true), Format::Svg, FoldOptions::default());
-    let (head, rest) = picture.split_once("<style").unwrap();
-    let (_, body) = rest.split_once("</script>").unwrap();
-    golden(
-        "threads.svg.part",
-        &format!("{head}\n{body}").replace("<g>", "\n<g>").replace("<text", "\n<text"),
-    );
-    if let Some(path) = std::env::var_os("TXPROF_KEEP_SVG") {
-        fs::write(path, picture).unwrap();
-    }
+    let picture = written(&profile(true), Format::Svg, &FoldOptions::default());
+    golden_picture("threads", &picture);
 }
 
 /// What is too narrow to be drawn is counted in the picture: here two frames of one sample among a million.
@@ -170,7 +141,7 @@ fn frames_too_narrow_to_draw_are_counted() {
     }
     let rare = Sample { stack: StackId(0), weight_ns: PERIOD_NS, ..profile.samples[1].clone() };
     profile.samples[1].weight_ns = 1_000_000 * PERIOD_NS;
-    let picture = |profile: &Profile| written(profile, Format::Svg, FoldOptions::default());
+    let picture = |profile: &Profile| written(profile, Format::Svg, &FoldOptions::default());
     let (frames, words) = (|picture: &str| picture.matches("<g><title>").count(), "too narrow");
     let whole = picture(&profile);
     assert!(!whole.contains(words) && frames(&whole) > 4);
@@ -185,12 +156,41 @@ fn frames_too_narrow_to_draw_are_counted() {
 #[test]
 fn empty_profile_says_that_it_is_empty() {
     let empty = Profile { samples: Vec::new(), ..profile(false) };
-    assert_eq!(written(&empty, Format::Folded, FoldOptions::default()), "");
+    assert_eq!(written(&empty, Format::Folded, &FoldOptions::default()), "");
     let mut quiet = empty.clone();
     quiet.recording.lost.clear();
-    golden("empty.svg", &written(&quiet, Format::Svg, FoldOptions::default()));
-    assert!(written(&empty, Format::Svg, FoldOptions::default()).contains("no samples: all 3 were lost"));
+    golden("empty.svg", &written(&quiet, Format::Svg, &FoldOptions::default()));
+    assert!(written(&empty, Format::Svg, &FoldOptions::default()).contains("no samples: all 3 were lost"));
     assert!(report::warning_lines(&quiet).contains("hint: it slept or waited"));
+}
+
+/// Samples that do not count because their thread held no lock are told, above all when none is left.
+#[test]
+fn samples_without_the_lock_are_told() {
+    let mut profile = profile(false);
+    profile.samples[0].holds_gil = true;
+    profile.keep_gil_holders();
+    let written_file = Written { label: "a.svg".to_owned(), size_bytes: 1 };
+    let lines = report::end_lines(&profile, &written_file);
+    assert!(lines.contains("\n  55 samples left out: the thread did not hold the lock"), "{lines}");
+    let picture = written(&profile, Format::Svg, &FoldOptions::default());
+    assert!(picture.contains(", on-CPU with the GIL at 99 Hz (cpu-clock)</text>"));
+    assert!(picture.contains(" · 55 more without the GIL"));
+    let json = written(&profile, Format::Json, &FoldOptions::default());
+    assert!(
+        json.contains("\n\"mode\":\"gil\",\n\"left_out\":55,") && json.contains("\"holds_gil\":true"),
+        "{json}"
+    );
+    assert_eq!(output::json::parse(json.as_bytes()).unwrap(), profile);
+
+    profile.samples.clear();
+    profile.recording.lost.clear();
+    let lines = report::warning_lines(&profile);
+    assert!(
+        lines.contains("no thread that was seen held") && lines.contains("hint: `--mode cpu`"),
+        "{lines}"
+    );
+    assert!(written(&profile, Format::Svg, &FoldOptions::default()).contains("no thread that was seen held"));
 }
 
 /// The end of a recording, in words.

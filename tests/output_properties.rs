@@ -5,9 +5,9 @@
 
 use proptest::prelude::*;
 use txprof::ErrorKind;
-use txprof::aggregate::{FoldOptions, UnitCounter};
+use txprof::aggregate::{Fold, FoldKind, FoldOptions, HiddenFiles, UnitCounter, View};
 use txprof::model::profile::ThreadRoot;
-use txprof::model::{Frame, FrameKind, Outcome, Profile, Recording, Root, Sample, StackId, WeightUnit};
+use txprof::model::{Frame, FrameKind, Mode, Outcome, Profile, Recording, Root, Sample, StackId, WeightUnit};
 use txprof::output::{self, Format, json};
 
 fn name() -> impl Strategy<Value = String> {
@@ -20,24 +20,39 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Modules that the views know, among others.
+fn module() -> impl Strategy<Value = String> {
+    let known = vec!["python3.11", "libpython3.12.so.1.0", "libc.so.6", "ld-linux-x86-64.so.2", "uwsgi"];
+    prop_oneof![name(), prop::sample::select(known).prop_map(str::to_owned)]
+}
+
+fn fold_options() -> impl Strategy<Value = FoldOptions> {
+    let view = prop::sample::select(vec![View::Merged, View::Native, View::PythonOnly]);
+    let hidden = prop_oneof!["[a-c/<.]", Just("imports".to_owned())];
+    let hidden = hidden.prop_map(|text| HiddenFiles::parse(&text).unwrap());
+    (any::<bool>(), any::<bool>(), view, prop::collection::vec(hidden, 0..3)).prop_map(
+        |(lines, kernel, view, hidden)| FoldOptions { lines, kernel, view, hidden, ..FoldOptions::default() },
+    )
+}
+
 fn frame() -> impl Strategy<Value = Frame> {
     let kind = prop::sample::select(vec![
         FrameKind::Native,
         FrameKind::Inlined,
+        FrameKind::Interpreter,
+        FrameKind::Python,
         FrameKind::Kernel,
         FrameKind::Jit,
         FrameKind::Marker,
     ]);
-    let text = || prop::option::of(name());
-    (kind, name(), text(), text(), prop::option::of(any::<u32>())).prop_map(
-        |(kind, function, module, file, line)| Frame {
+    (kind, name(), prop::option::of(module()), prop::option::of(name()), prop::option::of(any::<u32>()))
+        .prop_map(|(kind, function, module, file, line)| Frame {
             kind,
             function: function.into(),
             module: module.map(Into::into),
             file: file.map(Into::into),
             line,
-        },
-    )
+        })
 }
 
 fn root() -> impl Strategy<Value = Root> {
@@ -51,24 +66,27 @@ fn root() -> impl Strategy<Value = Root> {
 fn profile() -> impl Strategy<Value = Profile> {
     let stack = prop::collection::vec(0..6_u32, 0..8);
     let outcome = prop::sample::select(Outcome::ALL);
-    let sample = (root(), 0..5_u32, outcome, 0..1000_u64, 0..1_u64 << 40);
+    let sample = (root(), 0..5_u32, outcome, any::<bool>(), 0..1000_u64, 0..1_u64 << 40);
     (
         prop::collection::vec(frame(), 6),
         prop::collection::vec(stack, 5),
         prop::collection::vec(sample, 0..20),
         1..1_u64 << 34,
         name(),
+        prop::sample::select(vec![Mode::Cpu, Mode::Gil]),
+        0..1000_u64,
     )
-        .prop_map(|(frames, stacks, samples, period_ns, target)| Profile {
-            recording: Recording { period_ns, target, ..Recording::default() },
+        .prop_map(|(frames, stacks, samples, period_ns, target, mode, left_out)| Profile {
+            recording: Recording { period_ns, target, mode, left_out, ..Recording::default() },
             frames,
             stacks,
             samples: samples
                 .into_iter()
-                .map(|(root, stack, outcome, count, weight_ns)| Sample {
+                .map(|(root, stack, outcome, holds_gil, count, weight_ns)| Sample {
                     root,
                     stack: StackId(stack),
                     outcome,
+                    holds_gil,
                     count,
                     weight_ns,
                 })
@@ -76,24 +94,25 @@ fn profile() -> impl Strategy<Value = Profile> {
         })
 }
 
-fn written(profile: &Profile, format: Format, options: FoldOptions) -> String {
+fn written(profile: &Profile, format: Format, options: &FoldOptions) -> String {
     let mut bytes = Vec::new();
     output::write(profile, format, options, &mut bytes).unwrap();
     String::from_utf8(bytes).unwrap()
 }
 
 proptest! {
-    /// Folded values add up to the samples' weights, exactly in nanoseconds and rounded once in
-    /// samples; each line is frames, one blank, a number.
+    /// Folded values add up to the samples' weights in every view, exactly in nanoseconds and
+    /// rounded once in samples; each line is frames, one blank, a number.
     #[test]
-    fn folding_preserves_the_sum(profile in profile(), lines in any::<bool>(), kernel in any::<bool>()) {
+    fn folding_preserves_the_sum(profile in profile(), mut options in fold_options()) {
         let total: u64 = profile.samples.iter().map(|sample| sample.weight_ns).sum();
         let period = profile.recording.period_ns;
         for (unit, expected) in [
             (WeightUnit::Nanoseconds, total),
             (WeightUnit::Samples, (total + period / 2) / period),
         ] {
-            let text = written(&profile, Format::Folded, FoldOptions { lines, kernel, unit });
+            options.unit = unit;
+            let text = written(&profile, Format::Folded, &options);
             let mut sum = 0;
             for line in text.lines() {
                 let (frames, value) = line.rsplit_once(' ').unwrap();
@@ -101,6 +120,27 @@ proptest! {
                 sum += value.parse::<u64>().unwrap();
             }
             prop_assert_eq!(sum, expected);
+        }
+    }
+
+    /// Whatever is shown, the fold's total is the profile's, and a view only ever drops frames: each
+    /// of its stacks is a part, in the same order, of one of the native view, but for what stands for a
+    /// whole stack.
+    #[test]
+    fn views_only_drop_frames(profile in profile(), options in fold_options(), modules in any::<bool>()) {
+        let total: u64 = profile.samples.iter().map(|sample| sample.weight_ns).sum();
+        let fold = Fold::new(&profile, &options, modules);
+        prop_assert_eq!(fold.stacks.iter().map(|stack| stack.weight_ns).sum::<u64>(), total);
+        let all = FoldOptions { view: View::Native, hidden: Vec::new(), ..options };
+        let all = Fold::new(&profile, &all, modules);
+        for stack in &fold.stacks {
+            let shown = || stack.frames.iter().map(|index| &fold.frames[*index as usize]);
+            let is_part = all.stacks.iter().any(|whole| {
+                let mut whole = whole.frames.iter().map(|index| &all.frames[*index as usize]);
+                let mut kept = shown().filter(|frame| frame.kind != FoldKind::NotShown);
+                kept.all(|frame| whole.any(|other| other == frame))
+            });
+            prop_assert!(is_part);
         }
     }
 
@@ -118,14 +158,14 @@ proptest! {
     /// What is written as JSON reads back equal.
     #[test]
     fn json_round_trips(profile in profile()) {
-        let text = written(&profile, Format::Json, FoldOptions::default());
+        let text = written(&profile, Format::Json, &FoldOptions::default());
         prop_assert_eq!(json::parse(text.as_bytes()).unwrap(), profile);
     }
 
     /// Any profile gives a picture: well-nested, without leftover marks or raw control characters.
     #[test]
-    fn any_profile_gives_a_clean_picture(profile in profile()) {
-        let picture = written(&profile, Format::Svg, FoldOptions::default());
+    fn any_profile_gives_a_clean_picture(profile in profile(), options in fold_options()) {
+        let picture = written(&profile, Format::Svg, &options);
         let private_use = picture.chars().any(|c| ('\u{e000}'..='\u{f8ff}').contains(&c));
         let control = picture.chars().any(|c| c.is_control() && !c.is_ascii_whitespace());
         prop_assert!(!private_use && !control);
@@ -143,13 +183,13 @@ proptest! {
         with in prop_oneof![Just("9"), Just("-1"), Just("\""), Just("}"), Just("18446744073709551615"), Just("null"), Just("[")],
         len in 0..12_usize,
     ) {
-        let mut bytes = written(&profile, Format::Json, FoldOptions::default()).into_bytes();
+        let mut bytes = written(&profile, Format::Json, &FoldOptions::default()).into_bytes();
         let start = at.index(bytes.len());
         let end = (start + len).min(bytes.len());
         bytes.splice(start..end, with.bytes());
         if let Ok(profile) = json::parse(&bytes) {
             for format in [Format::Svg, Format::Folded, Format::Json] {
-                written(&profile, format, FoldOptions::default());
+                written(&profile, format, &FoldOptions::default());
             }
         }
     }
@@ -164,7 +204,7 @@ proptest! {
 /// Each lie of a hostile file is refused by its own message.
 #[test]
 fn hostile_json_is_refused_with_its_reason() {
-    let good = written(&small(), Format::Json, FoldOptions::default());
+    let good = written(&small(), Format::Json, &FoldOptions::default());
     assert!(json::parse(good.as_bytes()).is_ok());
     for (from, to, reason) in [
         ("\"version\":1", "\"version\":2", "version 2"),
@@ -192,6 +232,7 @@ fn small() -> Profile {
         root: root.clone(),
         stack: StackId(0),
         outcome: Outcome::Complete,
+        holds_gil: false,
         count,
         weight_ns: 1,
     };

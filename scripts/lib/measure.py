@@ -112,18 +112,24 @@ def window(target, seconds, tool=None):
 def slow_down(target, tool, seconds, rounds):
     """Percent by which the tool lowers throughput and raises CPU per unit, one pair a round, and the noise:
     how far the plain windows around it differ from each other, in percent of throughput and of CPU per unit."""
-    throughput, cpu, noise, cpu_noise = [], [], [], []
+    return slow_downs(target, {"": tool}, seconds, rounds)[""]
+
+
+def slow_downs(target, tools, seconds, rounds):
+    """The same of several tools by name, which take turns."""
+    results = {name: ([], [], [], []) for name in tools}
     before = window(target, seconds)
     for _ in range(rounds):
-        with_tool = window(target, seconds, tool)
-        after = window(target, seconds)
-        plain = [(one + other) / 2 for one, other in zip(before, after)]
-        throughput.append((1 - with_tool[0] / plain[0]) * 100)
-        cpu.append((with_tool[1] / plain[1] - 1) * 100)
-        noise.append(abs(before[0] - after[0]) / plain[0] * 100)
-        cpu_noise.append(abs(before[1] - after[1]) / plain[1] * 100)
-        before = after
-    return throughput, cpu, noise, cpu_noise
+        for name, tool in tools.items():
+            with_tool = window(target, seconds, tool)
+            after = window(target, seconds)
+            plain = [(one + other) / 2 for one, other in zip(before, after)]
+            values = ((1 - with_tool[0] / plain[0]) * 100, (with_tool[1] / plain[1] - 1) * 100,
+                      abs(before[0] - after[0]) / plain[0] * 100, abs(before[1] - after[1]) / plain[1] * 100)
+            for column, value in zip(results[name], values):
+                column.append(value)
+            before = after
+    return results
 
 
 def spread(values, unit="", digits=2):

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::codes::CodeId;
 use super::module::ModuleId;
 use crate::aggregate::{CallTree, NodeId};
+use crate::model::profile::ThreadRoot;
 use crate::model::{Avma, Outcome, Root, Svma};
 
 /// A frame by address; for a return address the byte before it.
@@ -18,8 +20,39 @@ pub enum RawFrame {
     Kernel(Avma),
     /// In generated code of this process.
     Jit(u32, Avma),
+    /// A Python function, at this offset in bytes of its instructions; `None`: not started.
+    Python(CodeId, Option<u32>),
+    /// Not a call: all that follows ran for this asyncio task.
+    Task(u64),
+    /// Python frames are missing here.
+    PythonGap(PythonGap),
     /// In no mapping that was known.
     Unknown,
+}
+
+/// Why Python frames are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PythonGap {
+    /// A frame's code object could not be read, or is none.
+    Unread,
+    /// Its names were lost on their way up, or found no room.
+    Untold,
+    /// The frames behind this one were not reached.
+    Cut(Outcome),
+    /// The native stack contradicts them; they are left out.
+    Disagreement,
+}
+
+impl PythonGap {
+    /// As a frame's text.
+    pub fn text(self) -> String {
+        match self {
+            Self::Unread => "[Python function that could not be read]".to_owned(),
+            Self::Untold => "[Python function whose name was lost]".to_owned(),
+            Self::Cut(outcome) => format!("[Python callers missing: {}]", outcome.text()),
+            Self::Disagreement => "[Python frames left out: the native stack contradicts them]".to_owned(),
+        }
+    }
 }
 
 /// Index of a root.
@@ -49,7 +82,31 @@ pub struct Capture {
     tree: CallTree<RawFrame>,
     roots: Vec<Root>,
     root_ids: HashMap<Root, RootId>,
-    tallies: HashMap<(RootId, NodeId, Outcome), Tally>,
+    tallies: HashMap<Key, Tally>,
+}
+
+/// What samples that are summed have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Key {
+    root: RootId,
+    node: NodeId,
+    outcome: Outcome,
+    holds_gil: bool,
+}
+
+/// Equal samples.
+#[derive(Clone, Copy, Debug)]
+pub struct Sum<'a> {
+    /// Whose.
+    pub root: &'a Root,
+    /// Their stack.
+    pub node: NodeId,
+    /// How they ended.
+    pub outcome: Outcome,
+    /// The thread held its interpreter's lock.
+    pub holds_gil: bool,
+    /// How many, and for how much time.
+    pub tally: Tally,
 }
 
 impl Default for Capture {
@@ -70,6 +127,7 @@ impl Capture {
         root: &Root,
         frames: impl Iterator<Item = RawFrame>,
         outcome: Outcome,
+        holds_gil: bool,
         weight_ns: u64,
     ) {
         let root = self.root_id(root);
@@ -84,7 +142,7 @@ impl Capture {
                 }
             }
         }
-        let tally = self.tallies.entry((root, node, outcome)).or_default();
+        let tally = self.tallies.entry(Key { root, node, outcome, holds_gil }).or_default();
         tally.count += 1;
         tally.weight_ns = tally.weight_ns.saturating_add(weight_ns);
     }
@@ -112,11 +170,34 @@ impl Capture {
         RootId(MAX_ROOTS as u32)
     }
 
+    /// Gives threads the names that `name_of` finds; others keep theirs. Roots that become equal are one.
+    pub fn rename_threads(&mut self, name_of: impl Fn(&ThreadRoot) -> Option<String>) {
+        for thread in self.roots.iter_mut().filter_map(|root| root.thread.as_mut()) {
+            if let Some(name) = name_of(thread) {
+                thread.name = name;
+            }
+        }
+        self.root_ids.clear();
+        for (number, root) in self.roots.iter().enumerate() {
+            self.root_ids.entry(root.clone()).or_insert(RootId(number as u32));
+        }
+        for (key, tally) in std::mem::take(&mut self.tallies) {
+            let root = self.root_ids[&self.roots[key.root.0 as usize]];
+            let sum = self.tallies.entry(Key { root, ..key }).or_default();
+            sum.count += tally.count;
+            sum.weight_ns = sum.weight_ns.saturating_add(tally.weight_ns);
+        }
+    }
+
     /// Each combination of root, stack and outcome once.
-    pub fn samples(&self) -> impl Iterator<Item = (&Root, NodeId, Outcome, Tally)> {
-        self.tallies
-            .iter()
-            .map(|((root, node, outcome), tally)| (&self.roots[root.0 as usize], *node, *outcome, *tally))
+    pub fn samples(&self) -> impl Iterator<Item = Sum<'_>> {
+        self.tallies.iter().map(|(key, tally)| Sum {
+            root: &self.roots[key.root.0 as usize],
+            node: key.node,
+            outcome: key.outcome,
+            holds_gil: key.holds_gil,
+            tally: *tally,
+        })
     }
 
     /// The frames of a stack, leaf first.
@@ -132,9 +213,33 @@ impl Capture {
     /// Samples by outcome.
     pub fn outcomes(&self) -> BTreeMap<Outcome, u64> {
         let mut outcomes = BTreeMap::new();
-        for ((_, _, outcome), tally) in &self.tallies {
-            *outcomes.entry(*outcome).or_default() += tally.count;
+        for (key, tally) in &self.tallies {
+            *outcomes.entry(key.outcome).or_default() += tally.count;
         }
         outcomes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples of a thread under two names become those of one root; the other thread's stay apart.
+    #[test]
+    fn renamed_threads_are_summed() {
+        let root = |name: &str, tid| Root {
+            process: "python3".to_owned(),
+            thread: Some(ThreadRoot { name: name.to_owned(), pid: 1, tid }),
+        };
+        let mut capture = Capture::default();
+        for (name, tid) in [("python3", 2), ("python3", 3), ("renamed", 2)] {
+            let frames = [RawFrame::Unknown].into_iter();
+            capture.add(&root(name, tid), frames, Outcome::Complete, false, 5);
+        }
+        capture.rename_threads(|thread| (thread.tid == 2).then(|| "worker".to_owned()));
+        let mut sums: Vec<(Root, u64, u64)> =
+            capture.samples().map(|sum| (sum.root.clone(), sum.tally.count, sum.tally.weight_ns)).collect();
+        sums.sort();
+        assert_eq!(sums, [(root("python3", 3), 1, 5), (root("worker", 2), 2, 10)]);
     }
 }

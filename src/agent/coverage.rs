@@ -157,7 +157,7 @@ impl Coverage {
 
 /// Tells the walker about every process whose mappings changed. Processes that still share
 /// their mappings after a fork share a slice.
-pub fn tell_walker(sampler: &mut BpfSampler, processes: &mut Processes, modules: &Modules) -> Result<()> {
+pub fn tell_walker(sampler: &mut BpfSampler, processes: &mut Processes, modules: &mut Modules) -> Result<()> {
     let mut slices: HashMap<*const Vec<MappedModule>, (SliceId, usize)> = HashMap::new();
     for (pid, process) in processes.iter_mut().filter(|(_, process)| process.is_dirty) {
         process.is_dirty = false;
@@ -177,7 +177,9 @@ pub fn tell_walker(sampler: &mut BpfSampler, processes: &mut Processes, modules:
         if let Some((old, _)) = std::mem::replace(&mut process.slice, slice) {
             sampler.tables.release_slice(old);
         }
-        sampler.update_target(*pid, slice)?;
+        modules.open_python(*pid, &process.mappings);
+        process.python.attach(&process.mappings, modules, &mut sampler.pythons);
+        sampler.update_target(*pid, slice, process.python.walked())?;
     }
     Ok(())
 }

@@ -13,6 +13,8 @@
 #[cfg(feature = "bpf")]
 pub mod capture;
 #[cfg(feature = "bpf")]
+pub mod codes;
+#[cfg(feature = "bpf")]
 pub mod coverage;
 pub mod governor;
 #[cfg(feature = "bpf")]
@@ -22,10 +24,14 @@ pub mod naming;
 #[cfg(feature = "bpf")]
 pub mod process;
 #[cfg(feature = "bpf")]
+pub mod python;
+#[cfg(feature = "bpf")]
 pub mod recorder;
 #[cfg(feature = "bpf")]
 mod replay;
 pub mod self_stats;
+#[cfg(feature = "bpf")]
+pub mod thread_names;
 
 #[cfg(feature = "bpf")]
 pub use recorder::{Options, Progress, Recorder};

@@ -10,10 +10,14 @@ use object::elf::{FileHeader64, PF_X, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
+use super::process::MappedModule;
+use super::python::PythonModule;
 use crate::model::{FileId, Mapping, MappingKind, Svma};
 use crate::sampler::TableId;
 use crate::sampler::table_builder::Source;
+use crate::sys::file_map::FileMap;
 use crate::target::mapped_file::open_mapped_file;
+use crate::unwind::python::asyncio::AsyncioOffsets;
 use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// Names a module within one recording.
@@ -57,6 +61,10 @@ pub struct Module {
     pub root: Option<PathBuf>,
     /// Its unwind rows.
     pub rows: Rows,
+    /// The interpreter in it.
+    pub python: Option<Arc<PythonModule>>,
+    /// Where a thread's running asyncio task is, if this file tells.
+    pub tasks: Option<AsyncioOffsets>,
     is_open: bool,
 }
 
@@ -66,7 +74,7 @@ pub struct Modules {
     list: Vec<Module>,
     by_file: HashMap<FileId, ModuleId>,
     vdso: Option<ModuleId>,
-    /// Files that could not be opened, each with its reason, for the end of the recording.
+    /// Files that could not be opened, or used for all they hold, each with its reason, for the end of the recording.
     pub unreadable: Vec<String>,
 }
 
@@ -104,6 +112,8 @@ impl Modules {
             segments: Vec::new(),
             root: None,
             rows,
+            python: None,
+            tasks: None,
             is_open: false,
         });
         id
@@ -124,15 +134,32 @@ impl Modules {
         match opened.and_then(|source| Ok((read_segments(&source)?, source))) {
             Ok((segments, source)) => {
                 module.segments = segments;
+                match PythonModule::recognise(&source) {
+                    Ok(python) => module.python = python.map(Arc::new),
+                    Err(reason) => note(&mut self.unreadable, format!("`{}`: {reason}", module.display)),
+                }
+                module.tasks = tasks_of(&module.display, module.python.is_some(), &source);
                 module.source = Some(source);
                 module.root = Some(PathBuf::from(format!("/proc/{pid}/root")));
             }
             Err(error) => {
                 module.rows = Rows::Absent;
-                if self.unreadable.len() < MAX_UNREADABLE {
-                    self.unreadable
-                        .push(format!("no unwind rows and symbols of `{}`: {error}", module.display));
-                }
+                note(
+                    &mut self.unreadable,
+                    format!("no unwind rows and symbols of `{}`: {error}", module.display),
+                );
+            }
+        }
+    }
+
+    /// Opens the files among `mappings` of process `pid` that by their names belong to Python, so that an
+    /// interpreter is known before its first sample.
+    pub fn open_python(&mut self, pid: u32, mappings: &[MappedModule]) {
+        for mapped in mappings {
+            let Some(id) = mapped.module else { continue };
+            let module = &self.list[id.0 as usize];
+            if !module.is_open && ["python", ASYNCIO].iter().any(|word| module.display.contains(word)) {
+                self.open(id, pid, &mapped.mapping);
             }
         }
     }
@@ -148,6 +175,7 @@ impl Modules {
         if let Ok(segments) = read_segments(&source) {
             let entry = &mut self.list[module.0 as usize];
             entry.segments = segments;
+            entry.python = PythonModule::recognise(&source).ok().flatten().map(Arc::new);
             entry.source = Some(source);
             entry.is_open = true;
         }
@@ -167,6 +195,23 @@ impl Modules {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (ModuleId, &Module)> {
         (0..).map(ModuleId).zip(&self.list)
+    }
+}
+
+/// Part of the name of the extension module in a file of its own.
+const ASYNCIO: &str = "_asyncio";
+
+/// What the file tells of tasks: asyncio's extension module, or an interpreter that has it built in.
+fn tasks_of(path: &str, has_python: bool, source: &Source) -> Option<AsyncioOffsets> {
+    let Source::File(file) = source else { return None };
+    let is_candidate = has_python || path.contains(ASYNCIO);
+    let map = is_candidate.then(|| FileMap::map(file).ok()).flatten()?;
+    AsyncioOffsets::of_elf(&map).ok().flatten()
+}
+
+fn note(notes: &mut Vec<String>, text: String) {
+    if notes.len() < MAX_UNREADABLE {
+        notes.push(text);
     }
 }
 

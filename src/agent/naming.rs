@@ -5,11 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use ahash::AHashMap;
 
-use super::capture::{Capture, RawFrame};
+use super::capture::{Capture, RawFrame, Sum};
+use super::codes::Codes;
 use super::module::{Module, ModuleId, Modules};
 use crate::model::{Avma, Frame, FrameKind, Sample, StackId, Svma};
 use crate::sampler::table_builder::Source;
 use crate::symbolize::{Config, KernelSymbols, ModuleFile, PerfMapReader, Symbolizer};
+use crate::unwind::python::line_table;
 
 /// Perf maps of the processes in which generated code was seen.
 pub type JitMaps = HashMap<u32, PerfMapReader>;
@@ -32,6 +34,7 @@ pub fn name(
     capture: &Capture,
     modules: &Modules,
     jit: &JitMaps,
+    codes: &Codes,
     config: Config,
     step: &mut dyn FnMut(&str),
 ) -> Named {
@@ -51,13 +54,19 @@ pub fn name(
         let module = modules.get(id);
         step(&module.display);
         let addresses: Vec<Svma> = group.iter().map(|(_, svma)| *svma).collect();
-        let named = resolve(&mut symbolizer, module, &addresses);
+        let mut named = resolve(&mut symbolizer, module, &addresses);
+        if module.python.is_some() {
+            named.iter_mut().flatten().filter(|frame| frame.kind == FrameKind::Native).for_each(|frame| {
+                frame.kind = FrameKind::Interpreter;
+            });
+        }
         for (svma, frames) in addresses.into_iter().zip(named) {
             names.insert(RawFrame::Module(id, svma), frames);
         }
     }
     names.warnings.extend(symbolizer.refusals());
-    name_others(&mut names, &raw, modules, jit);
+    name_others(&mut names, &raw, modules, jit, codes);
+    name_python(&mut names, &raw, codes);
     spell_out(capture, names)
 }
 
@@ -76,7 +85,7 @@ fn resolve(symbolizer: &mut Symbolizer, module: &Module, addresses: &[Svma]) -> 
 }
 
 /// Kernel, generated code and what lies nowhere.
-fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, jit: &JitMaps) {
+fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, jit: &JitMaps, codes: &Codes) {
     let in_kernel = |frame: &RawFrame| match frame {
         RawFrame::Kernel(address) => Some(*address),
         _ => None,
@@ -98,7 +107,11 @@ fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, j
     };
     for frame in raw {
         let named = match frame {
-            RawFrame::Module(..) => continue,
+            RawFrame::Module(..) | RawFrame::Python(..) => continue,
+            RawFrame::Task(task) => {
+                Frame::named(FrameKind::Python, format!("task {}", codes.task_name(*task)))
+            }
+            RawFrame::PythonGap(gap) => Frame::named(FrameKind::Marker, gap.text()),
             RawFrame::Offset(id, offset) => {
                 let path = &modules.get(*id).display;
                 let base = path.rsplit('/').next().unwrap_or(path);
@@ -113,6 +126,27 @@ fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, j
                 known.unwrap_or_else(|| Frame::named(FrameKind::Jit, "[generated code]"))
             }
             RawFrame::Unknown => Frame::named(FrameKind::Marker, "[unknown address]"),
+        };
+        names.insert(*frame, vec![named]);
+    }
+}
+
+/// Python functions, at the line that each executed.
+fn name_python(names: &mut Names, raw: &BTreeSet<RawFrame>, codes: &Codes) {
+    for frame in raw {
+        let RawFrame::Python(id, offset) = frame else { continue };
+        let code = codes.get(*id);
+        let line = match offset {
+            Some(offset) => code
+                .lines
+                .as_ref()
+                .and_then(|lines| line_table::line(code.version, lines, code.first_line, *offset)),
+            None => Some(code.first_line),
+        };
+        let named = Frame {
+            file: Some(code.file.clone()),
+            line,
+            ..Frame::named(FrameKind::Python, code.function.clone())
         };
         names.insert(*frame, vec![named]);
     }
@@ -143,7 +177,7 @@ fn spell_out(capture: &Capture, names: Names) -> Named {
     let frames = frames.into_iter().map(|(frame, _)| frame).collect();
     let mut named = Named { frames, warnings: names.warnings, ..Named::default() };
     let mut stack_ids = HashMap::new();
-    for (root, node, outcome, tally) in capture.samples() {
+    for Sum { root, node, outcome, holds_gil, tally } in capture.samples() {
         let stack = *stack_ids.entry(node).or_insert_with(|| {
             let raw = capture.stack(node);
             let frames = raw.filter_map(|frame| names.of_raw.get(&frame)).flatten().copied().collect();
@@ -151,7 +185,7 @@ fn spell_out(capture: &Capture, names: Names) -> Named {
             StackId(named.stacks.len() as u32 - 1)
         });
         let (count, weight_ns) = (tally.count, tally.weight_ns);
-        named.samples.push(Sample { root: root.clone(), stack, outcome, count, weight_ns });
+        named.samples.push(Sample { root: root.clone(), stack, outcome, holds_gil, count, weight_ns });
     }
     named
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::module::{ModuleId, Modules};
+use super::python::PythonOf;
 use crate::Result;
 use crate::model::{Avma, Mapping, Svma};
 use crate::sampler::SliceId;
@@ -32,6 +33,8 @@ pub struct Process {
     pub scanned_ns: u64,
     /// How many scans in a row explained nothing; each doubles the pause before the next.
     pub futile_scans: u32,
+    /// Its Python.
+    pub python: PythonOf,
 }
 
 /// Where a pc lies.

@@ -29,6 +29,10 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// Threads are told apart.
     pub per_thread: bool,
+    /// Running asyncio tasks are told where the interpreter tells them.
+    pub tasks: bool,
+    /// Samples of threads that do not hold the lock of their Python interpreter are left out.
+    pub gil_only: bool,
     /// Lower the rate when the own cost exceeds this share of a core, in percent.
     pub max_overhead_percent: Option<f64>,
 }
@@ -84,7 +88,8 @@ impl Recorder {
     /// set, about processes that start later.
     pub fn attach(options: Options, pids: &[u32], selector: Option<Selector>) -> Result<Self> {
         let builder = TableBuilder::start(TableCache::open())?;
-        let sampler = BpfSampler::open(&options.sampler)?;
+        let mut sampler = BpfSampler::open(&options.sampler)?;
+        sampler.pythons.wants_tasks = options.tasks;
         let coverage = Coverage::new(builder);
         let follow_children = options.sampler.follow_children;
         let watching = selector.clone().filter(|_| options.sampler.watch_all);
@@ -135,7 +140,7 @@ impl Recorder {
                 Ok(()) | Err(_) => self.sampler.remove_target(*pid),
             }
         }
-        tell_walker(&mut self.sampler, &mut self.replay.processes, &self.replay.modules)
+        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
     }
 
     /// Waits until the rows of what targets most likely execute are there, within limits.
@@ -152,7 +157,7 @@ impl Recorder {
             }
             self.drain(BUSY_TICK)?;
         }
-        tell_walker(&mut self.sampler, &mut self.replay.processes, &self.replay.modules)
+        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
     }
 
     /// Begins to sample.
@@ -166,7 +171,7 @@ impl Recorder {
         self.sampler.enable()?;
         // New mappings are told from here on; what changed since the targets were added was not.
         self.replay.scan_all();
-        tell_walker(&mut self.sampler, &mut self.replay.processes, &self.replay.modules)
+        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
     }
 
     /// Records until the duration is over, `stop` is set or all targets are gone.
@@ -202,6 +207,7 @@ impl Recorder {
         self.drain(Duration::ZERO)?;
         self.elapsed_ns = monotonic_ns().saturating_sub(self.began.time_ns);
         self.replay.refresh_jit();
+        self.replay.name_threads();
         Ok(())
     }
 
@@ -243,11 +249,12 @@ impl Recorder {
         let now_ns = monotonic_ns();
         replay.coverage.receive(&mut self.sampler.tables, &mut replay.modules, &mut replay.processes, now_ns);
         replay.refresh_jit_now_and_then(now_ns);
+        replay.name_threads_now_and_then(now_ns);
         let newcomers = std::mem::take(&mut replay.newcomers);
         if !newcomers.is_empty() {
             self.add_targets(&newcomers)?;
         }
-        tell_walker(&mut self.sampler, &mut self.replay.processes, &self.replay.modules)
+        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
     }
 
     /// Ends the recording: names all addresses. `step` is told what is being read.
@@ -275,15 +282,26 @@ impl Recorder {
             lost: BTreeMap::new(),
             warnings: self.replay.warnings(&self.sampler.tables, counters, self.sampler.undecodable),
             cost,
+            ..Recording::default()
         };
         if counters.ring_full > 0 {
             recording.lost.insert(Outcome::RingFull, counters.ring_full);
         }
         // The clocks and the tables are not needed any more; naming wants the memory.
         drop(self.sampler);
-        let Named { frames, stacks, samples, warnings } =
-            name(&self.replay.capture, &self.replay.modules, &self.replay.jit, config, step);
+        let Named { frames, stacks, samples, warnings } = name(
+            &self.replay.capture,
+            &self.replay.modules,
+            &self.replay.jit,
+            &self.replay.codes,
+            config,
+            step,
+        );
         recording.warnings.extend(warnings);
-        Ok(Profile { recording, frames, stacks, samples })
+        let mut profile = Profile { recording, frames, stacks, samples };
+        if self.options.gil_only {
+            profile.keep_gil_holders();
+        }
+        Ok(profile)
     }
 }

@@ -1,18 +1,23 @@
 //! Events, replayed in the order of time: who lives, what is mapped where, and
 //! where in which file each sampled pc lies.
 
-use super::capture::{Capture, RawFrame};
+use std::collections::BTreeSet;
+
+use super::capture::{Capture, PythonGap, RawFrame};
+use super::codes::Codes;
 use super::coverage::Coverage;
 use super::module::{Modules, Rows};
 use super::naming::JitMaps;
 use super::process::{Place, Process, Processes};
 use super::self_stats::monotonic_ns;
+use super::thread_names::ThreadNames;
 use crate::model::profile::ThreadRoot;
 use crate::model::{Avma, LookupAddress, Outcome, Root};
 use crate::sampler::{Event, Tables};
 use crate::symbolize::PerfMapReader;
-use crate::sys::abi::{Counters, FRAME_INTERRUPTED, ProcessChange, SampleRecord, comm_text};
+use crate::sys::abi::{Counters, FRAME_INTERRUPTED, ProcessChange, PythonFrame, SampleRecord, comm_text};
 use crate::target::select::Selector;
+use crate::unwind::python::merge::{Link, Piece, Wholeness, merge};
 
 /// How long after an exec the new program's libraries are looked for at once.
 const EXEC_BURST_NS: u64 = 40_000_000;
@@ -27,7 +32,9 @@ pub(super) struct Replay {
     pub(super) modules: Modules,
     pub(super) coverage: Coverage,
     pub(super) capture: Capture,
+    pub(super) codes: Codes,
     pub(super) jit: JitMaps,
+    thread_names: ThreadNames,
     jit_refreshed_ns: u64,
     /// Decides about processes that start later.
     selector: Option<Selector>,
@@ -38,7 +45,12 @@ pub(super) struct Replay {
     /// Until then programs have just started and new mappings are looked for at once.
     pub(super) burst_until_ns: u64,
     pub(super) samples: u64,
+    /// Interpreters that were given up, each a sentence.
+    doubts: BTreeSet<String>,
 }
+
+/// Doubts kept; one is enough to act upon.
+const MAX_DOUBTS: usize = 8;
 
 impl Replay {
     pub(super) fn new(
@@ -52,7 +64,9 @@ impl Replay {
             modules: Modules::default(),
             coverage,
             capture: Capture::default(),
+            codes: Codes::default(),
             jit: JitMaps::new(),
+            thread_names: ThreadNames::default(),
             jit_refreshed_ns: 0,
             selector,
             follow_children,
@@ -60,6 +74,7 @@ impl Replay {
             newcomers: Vec::new(),
             burst_until_ns: 0,
             samples: 0,
+            doubts: BTreeSet::new(),
         }
     }
 
@@ -71,6 +86,16 @@ impl Replay {
     pub(super) fn apply(&mut self, tables: &mut Tables, event: Event<'_>) {
         match event {
             Event::Sample(sample, weight_ns) => self.add_sample(tables, &sample, weight_ns),
+            Event::Task(record) => {
+                if let Some(python) = self.processes.get(&record.pid).and_then(|p| p.python.walked()) {
+                    self.codes.add_task(&record, python);
+                }
+            }
+            Event::Code(record) => {
+                if let Some(python) = self.processes.get(&record.pid).and_then(|p| p.python.walked()) {
+                    self.codes.add(&record, python);
+                }
+            }
             Event::Mapped(record) => {
                 if let Some(process) = self.processes.get_mut(&record.pid) {
                     process.map(record.mapping, &mut self.modules);
@@ -185,9 +210,29 @@ impl Replay {
                 RawFrame::Kernel(lookup.avma())
             })
             .collect();
+        let mapped_python = |frame: &RawFrame| match frame {
+            RawFrame::Module(id, _) => self.modules.get(*id).python.is_some(),
+            _ => false,
+        };
+        if process.python.is_open() && frames.iter().any(mapped_python) {
+            // It was loaded under us; the walker is told with the next tick.
+            process.is_dirty = true;
+        }
+        let was_walked = process.python.walked().is_some();
+        let frames = with_python(frames, process, sample, outcome, &self.codes);
+        if was_walked && process.python.walked().is_none() {
+            process.is_dirty = true;
+            self.doubts.insert(format!(
+                "Python frames of {} (pid {pid}) contradict its native stack: it is seen as a C program",
+                comm_text(&sample.process_comm)
+            ));
+        }
+        if self.per_thread && sample.thread_pointer != 0 {
+            self.thread_names.note(pid, sample.tid, sample.thread_pointer);
+        }
         let root = self.root_of(sample);
         let root_first = frames.into_iter().rev().chain(kernel.into_iter().rev());
-        self.capture.add(&root, root_first, outcome, weight_ns);
+        self.capture.add(&root, root_first, outcome, sample.holds_gil, weight_ns);
     }
 
     fn root_of(&self, sample: &SampleRecord<'_>) -> Root {
@@ -197,6 +242,19 @@ impl Replay {
             tid: sample.tid,
         });
         Root { process: comm_text(&sample.process_comm), thread }
+    }
+
+    /// Asks Python programs for the names of threads that have none, when it is time.
+    pub(super) fn name_threads_now_and_then(&mut self, now_ns: u64) {
+        let Self { thread_names, processes, .. } = self;
+        thread_names.refresh(now_ns, |pid| processes.get(&pid)?.python.walked());
+    }
+
+    /// Asks Python programs for the names of their threads for the last time, and calls the threads so.
+    pub(super) fn name_threads(&mut self) {
+        let Self { thread_names, processes, capture, .. } = self;
+        thread_names.refresh_all(monotonic_ns(), |pid| processes.get(&pid)?.python.walked());
+        capture.rename_threads(|thread| thread_names.find(thread.pid, thread.tid).map(str::to_owned));
     }
 
     /// Reads perf maps further, when it is time.
@@ -218,6 +276,7 @@ impl Replay {
     pub(super) fn warnings(&self, tables: &Tables, counters: Counters, undecodable: u64) -> Vec<String> {
         let mut warnings = self.coverage.warnings.clone();
         warnings.extend(self.modules.unreadable.iter().cloned());
+        warnings.extend(self.doubts.iter().take(MAX_DOUBTS).cloned());
         let used = tables.used();
         let counted = [
             (counters.processes_full, "child processes were not followed: more than 8192 targets at once"),
@@ -225,10 +284,76 @@ impl Replay {
             (used.slices_refused, "times the mappings of a process found no room: frame pointers only"),
             (used.pages_refused, "times unwind rows found no room at first; stacks there were cut meanwhile"),
             (undecodable, "records could not be decoded"),
+            (self.codes.refused, "Python functions found no room for their names"),
         ];
         let told = counted.iter().filter(|(count, _)| *count > 0);
         warnings.extend(told.map(|(count, what)| format!("{count} {what}")));
         warnings
+    }
+}
+
+/// `frames` with those of the interpreter in their places, leaf first.
+fn with_python(
+    frames: Vec<RawFrame>,
+    process: &mut Process,
+    sample: &SampleRecord<'_>,
+    outcome: Outcome,
+    codes: &Codes,
+) -> Vec<RawFrame> {
+    let instance = sample.python_instance;
+    if instance == 0 || process.python.walked().is_none_or(|python| python.instance != instance) {
+        return frames;
+    }
+    if process.python.is_unready(frames.first()) {
+        let gap = RawFrame::PythonGap(PythonGap::Cut(Outcome::PythonEntering));
+        return frames.into_iter().chain([gap]).collect();
+    }
+    let python: Vec<PythonFrame> = sample.python_frames().collect();
+    let links: Vec<Link> =
+        python.iter().map(|frame| Link { is_entry: frame.is_entry, is_empty: frame.is_empty }).collect();
+    let is_loop: Vec<bool> = frames.iter().map(|frame| process.python.is_loop(frame)).collect();
+    let python_outcome = Outcome::from_number(sample.python_outcome).unwrap_or(Outcome::UnsupportedRule);
+    let whole = Wholeness {
+        native: outcome.is_complete(),
+        python: python_outcome.is_complete(),
+        several_states: sample.several_states,
+    };
+    let merged = merge(&is_loop, &links, whole);
+    process.python.judge(merged.is_ok() && python.iter().all(|frame| !frame.is_unread));
+    let Ok(pieces) = merged else {
+        return frames.into_iter().chain([RawFrame::PythonGap(PythonGap::Disagreement)]).collect();
+    };
+    let task = sample.task.map(RawFrame::Task);
+    let last = pieces.iter().rposition(|piece| matches!(piece, Piece::Python(_)));
+    let cut = (!python_outcome.is_complete()).then_some(RawFrame::PythonGap(PythonGap::Cut(python_outcome)));
+    let mut all = Vec::with_capacity(pieces.len() + 1);
+    if last.is_none() {
+        all.extend(cut);
+    }
+    for (index, piece) in pieces.iter().enumerate() {
+        all.extend(match *piece {
+            Piece::Native(native) => frames.get(native).copied(),
+            Piece::Python(number) => {
+                python.get(number).and_then(|frame| python_frame(frame, instance, codes))
+            }
+        });
+        if last == Some(index) {
+            all.extend(cut);
+            all.extend(task);
+        }
+    }
+    all
+}
+
+/// `None` for frames that are nobody's.
+fn python_frame(frame: &PythonFrame, instance: u32, codes: &Codes) -> Option<RawFrame> {
+    if frame.is_unread {
+        return Some(RawFrame::PythonGap(PythonGap::Unread));
+    }
+    match codes.find(instance, frame.code, frame.cookie) {
+        Some(id) if codes.is_glue(id) => None,
+        Some(id) => Some(RawFrame::Python(id, frame.offset)),
+        None => Some(RawFrame::PythonGap(PythonGap::Untold)),
     }
 }
 

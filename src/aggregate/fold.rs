@@ -9,17 +9,22 @@
 //! A stack that does not reach its thread's start has a marker where the
 //! missing part would be, directly below process and thread, so that its
 //! outermost known function never passes for the thread's first.
+//!
+//! Which frames are shown, the [`View`] and the [`HiddenFiles`] decide; the
+//! time of those that are not belongs to their callers, at last to the process.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use ahash::AHashMap;
 
+use super::hidden::HiddenFiles;
 use super::name::harmless;
+use super::view::{NO_PYTHON, Sight, View};
 use crate::model::{Frame, FrameKind, Outcome, Profile, Root, Sample, WeightUnit};
 
 /// What a fold shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoldOptions {
     /// Whether frames show file and line.
     pub lines: bool,
@@ -27,11 +32,22 @@ pub struct FoldOptions {
     pub kernel: bool,
     /// What the numbers count.
     pub unit: WeightUnit,
+    /// Which frames of a stack are shown.
+    pub view: View,
+    /// Python files whose functions are not shown in any view; usually at most
+    /// [`MAX_HIDDEN`](super::hidden::MAX_HIDDEN).
+    pub hidden: Vec<HiddenFiles>,
 }
 
 impl Default for FoldOptions {
     fn default() -> Self {
-        Self { lines: false, kernel: true, unit: WeightUnit::Samples }
+        Self {
+            lines: false,
+            kernel: true,
+            unit: WeightUnit::Samples,
+            view: View::default(),
+            hidden: Vec::new(),
+        }
     }
 }
 
@@ -42,16 +58,18 @@ pub enum FoldKind {
     Root,
     /// A call or a marker.
     Frame(FrameKind),
+    /// Calls that the view leaves out, where it leaves out a whole stack.
+    NotShown,
 }
 
 /// A frame as it is shown. Two frames with equal fields are the same frame.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FoldFrame {
-    /// A [`harmless`] name, with ` (file:line)` behind it if asked for.
+    /// A [`harmless`] name, with ` (file:line)` behind it if asked for; of Python always with ` (file)`.
     pub name: String,
     /// What it stands for.
     pub kind: FoldKind,
-    /// The module's harmless name, when the fold tells modules apart.
+    /// The module's harmless name, of Python the file's whole path, when the fold tells modules apart.
     pub module: Option<String>,
 }
 
@@ -75,9 +93,9 @@ pub struct Fold {
 }
 
 impl Fold {
-    /// Folds `profile`. With `modules`, functions of one name in two modules
-    /// are two frames. Samples of no weight leave no trace.
-    pub fn new(profile: &Profile, options: FoldOptions, modules: bool) -> Self {
+    /// Folds `profile`. With `modules`, functions of one name in two modules, or
+    /// in two files of Python, are two frames. Samples of no weight leave no trace.
+    pub fn new(profile: &Profile, options: &FoldOptions, modules: bool) -> Self {
         let mut folder = Folder::new(profile, options, modules);
         let stacks = profile.samples.iter().filter(|sample| sample.weight_ns > 0);
         let stacks = stacks.map(|sample| (folder.path(sample), sample.weight_ns)).collect();
@@ -117,16 +135,16 @@ impl UnitCounter {
 /// Interns frames in order of appearance.
 struct Folder<'a> {
     profile: &'a Profile,
-    options: FoldOptions,
+    options: &'a FoldOptions,
     modules: bool,
     frames: AHashMap<FoldFrame, u32>,
-    /// Fold frame of each profile frame, once it was needed.
-    of_frame: Vec<Option<u32>>,
+    /// Fold frame of each profile frame, once it was needed; within, `None` for one that is never shown.
+    of_frame: Vec<Option<Option<u32>>>,
     of_root: HashMap<&'a Root, Vec<u32>>,
 }
 
 impl<'a> Folder<'a> {
-    fn new(profile: &'a Profile, options: FoldOptions, modules: bool) -> Self {
+    fn new(profile: &'a Profile, options: &'a FoldOptions, modules: bool) -> Self {
         Self {
             profile,
             options,
@@ -141,15 +159,25 @@ impl<'a> Folder<'a> {
     fn path(&mut self, sample: &'a Sample) -> Box<[u32]> {
         let mut path = self.root(&sample.root).to_vec();
         let kernel_missing = sample.outcome == Outcome::KernelStackFailed;
-        if !sample.outcome.is_complete() && !kernel_missing {
+        let reaches_start = sample.outcome.is_complete() || kernel_missing;
+        if !reaches_start {
             path.push(self.marker(format!("[truncated: {}]", sample.outcome.text())));
+        }
+        let view = self.options.view;
+        let mut sight = Sight::new(view, self.profile.frames_of(sample.stack), reaches_start);
+        if sight.is_empty() {
+            path.push(intern(&mut self.frames, named(FoldKind::NotShown, NO_PYTHON)));
+            return path.into();
         }
         let stack = self.profile.stacks.get(sample.stack.0 as usize);
         for index in stack.into_iter().flatten().rev() {
-            path.extend(self.frame(*index));
+            let frame = self.profile.frames.get(*index as usize);
+            if frame.is_some_and(|frame| sight.shows(frame)) {
+                path.extend(self.frame(*index));
+            }
         }
         // Here the leaf side is missing, not the root's.
-        if kernel_missing && self.options.kernel {
+        if kernel_missing && self.options.kernel && view != View::PythonOnly {
             path.push(self.marker(format!("[{}]", sample.outcome.text())));
         }
         path.into()
@@ -173,17 +201,15 @@ impl<'a> Folder<'a> {
         intern(&mut self.frames, named(FoldKind::Frame(FrameKind::Marker), &text))
     }
 
-    /// `None` for frames that are not shown, and for an index out of range.
+    /// `None` for frames that are not shown whatever the stack, and for an index out of range.
     fn frame(&mut self, index: u32) -> Option<u32> {
-        let cached = self.of_frame.get_mut(index as usize)?;
         let frame = self.profile.frames.get(index as usize)?;
-        if frame.kind == FrameKind::Kernel && !self.options.kernel {
-            return None;
-        }
-        if cached.is_none() {
-            *cached = Some(intern(&mut self.frames, shown(frame, self.options.lines, self.modules)));
-        }
-        *cached
+        let cached = self.of_frame.get_mut(index as usize)?;
+        *cached.get_or_insert_with(|| {
+            let is_hidden = frame.kind == FrameKind::Kernel && !self.options.kernel
+                || self.options.hidden.iter().any(|files| files.hide(frame));
+            (!is_hidden).then(|| intern(&mut self.frames, shown(frame, self.options.lines, self.modules)))
+        })
     }
 }
 
@@ -192,14 +218,23 @@ fn named(kind: FoldKind, name: &str) -> FoldFrame {
 }
 
 fn shown(frame: &Frame, lines: bool, modules: bool) -> FoldFrame {
+    let is_python = frame.kind == FrameKind::Python;
     let mut name = harmless(&frame.function);
-    if let (true, Some(file)) = (lines, &frame.file) {
-        let file = file.rsplit('/').next().unwrap_or(file);
-        let place = frame.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"));
+    if let (true, Some(file)) = (lines || is_python, &frame.file) {
+        let file = base_name(file);
+        let line = frame.line.filter(|_| lines);
+        let place = line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"));
         name = format!("{name} ({})", harmless(&place));
     }
-    let module = frame.module.as_deref().filter(|_| modules).map(harmless);
+    let module = if is_python { &frame.file } else { &frame.module };
+    let module = module.as_deref().filter(|_| modules).map(harmless);
     FoldFrame { name, kind: FoldKind::Frame(frame.kind), module }
+}
+
+/// What follows the last `/`, but all of what is no path: `<frozen importlib._bootstrap>`, `<a/b>`.
+fn base_name(file: &str) -> &str {
+    let is_path = !(file.starts_with('<') && file.ends_with('>'));
+    file.rsplit('/').next().filter(|_| is_path).unwrap_or(file)
 }
 
 fn intern(frames: &mut AHashMap<FoldFrame, u32>, frame: FoldFrame) -> u32 {

@@ -3,7 +3,11 @@
 
 pub mod call_tree;
 pub mod fold;
+pub mod hidden;
 pub mod name;
+pub mod view;
 
 pub use call_tree::{CallTree, NodeId};
 pub use fold::{Fold, FoldFrame, FoldKind, FoldOptions, FoldedStack, UnitCounter};
+pub use hidden::HiddenFiles;
+pub use view::View;

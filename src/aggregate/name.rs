@@ -110,6 +110,8 @@ mod tests {
             ("worker 1.5", "worker_1.5"),
             ("# comment", "#_comment"),
             ("fake_[k]", "fake_{k}"),
+            ("f.<locals>.<lambda> (app.py:12)", "f.<locals>.<lambda> (app.py:12)"),
+            ("<module> (<frozen runpy>)", "<module> (<frozen runpy>)"),
             ("array_[0]", "array_[0]"),
             ("\u{202e}gnp.exe", "\u{fffd}gnp.exe"),
             ("", "?"),

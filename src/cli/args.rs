@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use super::exit_code;
-use super::plan::{BackendChoice, EventChoice};
+use super::plan::{BackendChoice, EventChoice, ModeChoice};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -41,7 +41,9 @@ Examples:
   txprof record --cgroup system.slice/nginx.service -d 1m --per-thread
                                                a service's cgroup, every thread on its own
   txprof record -o - -- ./build.sh > out.folded
-                                               start a command, folded stacks to standard output";
+                                               start a command, folded stacks to standard output
+  txprof record -p 4121 --python-only --hide imports
+                                               Python functions only, without the import system";
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -99,6 +101,10 @@ pub struct RecordArgs {
     #[arg(short, long, value_enum, default_value_t = EventChoice::Auto, help_heading = "Sampling")]
     pub event: EventChoice,
 
+    /// Which samples count
+    #[arg(long, value_enum, default_value_t = ModeChoice::Cpu, help_heading = "Sampling")]
+    pub mode: ModeChoice,
+
     /// What takes the samples
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto, help_heading = "Sampling")]
     pub backend: BackendChoice,
@@ -116,15 +122,35 @@ pub struct RecordArgs {
     #[arg(long, value_enum, help_heading = "Output")]
     pub format: Option<FormatArg>,
 
-    /// Show every thread on its own
+    /// Show every thread on its own, those of Python under the names that `threading` has for them
     #[arg(long, help_heading = "Output")]
     pub per_thread: bool,
+
+    /// Tell the tasks of asyncio apart, by name; CPython 3.14 and later say which one runs
+    #[arg(long, help_heading = "Output")]
+    pub tasks: bool,
 
     /// Leave out the kernel's frames
     #[arg(long, help_heading = "Output")]
     pub no_kernel: bool,
 
-    /// Add file and line to every function: equal functions at different lines become different frames
+    /// Show also what runs Python: the interpreter's own functions and the start of each thread
+    /// [default: not in stacks with Python functions]
+    #[arg(long, conflicts_with = "python_only", help_heading = "Output")]
+    pub native: bool,
+
+    /// Show Python functions only; a stack without any is one frame, `[native]`
+    /// [default: native and kernel functions too]
+    #[arg(long, help_heading = "Output")]
+    pub python_only: bool,
+
+    /// Leave out Python functions of files with WHAT in their path, at most 64 times; their time
+    /// belongs to their callers. `imports` stands for the import system [default: none]
+    #[arg(long, value_name = "WHAT", help_heading = "Output")]
+    pub hide: Vec<String>,
+
+    /// Add file and line to every function: equal functions at different lines become different
+    /// frames [default: the file of Python functions only]
     #[arg(long, help_heading = "Output")]
     pub lines: bool,
 
@@ -144,7 +170,7 @@ pub enum FormatArg {
     Svg,
     /// Folded stacks, one per line
     Folded,
-    /// txprof's own profile, complete
+    /// txprof's own profile, complete whatever is shown
     Json,
 }
 

@@ -19,7 +19,7 @@ use clap::Parser;
 
 pub use exit_code::ExitCode;
 pub use output_file::OutputFile;
-pub use plan::{BackendChoice, Destination, EventChoice, RecordPlan, TargetPlan};
+pub use plan::{BackendChoice, Destination, EventChoice, ModeChoice, RecordPlan, TargetPlan};
 pub use report::Progress;
 
 use crate::Result;

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::{FormatArg, RecordArgs};
-use crate::aggregate::FoldOptions;
+use crate::aggregate::hidden::MAX_HIDDEN;
+use crate::aggregate::{FoldOptions, HiddenFiles, View};
 use crate::model::WeightUnit;
 use crate::output::Format;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// A recording, as meant.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +25,8 @@ pub struct RecordPlan {
     pub frequency_hz: u32,
     /// What makes a sample.
     pub event: EventChoice,
+    /// Which samples count.
+    pub mode: ModeChoice,
     /// What takes the samples.
     pub backend: BackendChoice,
     /// Largest own cost in percent of one core, in (0, 100]; `None` without limit.
@@ -34,12 +37,18 @@ pub struct RecordPlan {
     pub format: Format,
     /// Whether threads are told apart.
     pub per_thread: bool,
+    /// Asyncio's tasks are told apart.
+    pub tasks: bool,
     /// Whether the kernel's frames are recorded and shown.
     pub kernel: bool,
     /// Whether frames show file and line.
     pub lines: bool,
     /// Whether inlined calls are resolved.
     pub inlines: bool,
+    /// Which frames of a stack are shown.
+    pub view: View,
+    /// Python files whose functions are not shown; at most [`MAX_HIDDEN`].
+    pub hidden: Vec<HiddenFiles>,
     /// No progress and no report.
     pub quiet: bool,
 }
@@ -80,6 +89,15 @@ pub enum EventChoice {
     Cycles,
 }
 
+/// Which samples count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ModeChoice {
+    /// All that were taken on a CPU
+    Cpu,
+    /// Those of threads that hold the lock of their Python interpreter
+    Gil,
+}
+
 /// What takes the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum BackendChoice {
@@ -93,7 +111,8 @@ impl RecordPlan {
     /// Checks what was typed and fills in what was not.
     ///
     /// Fails with [`ErrorKind::InvalidInput`] and a hint when there is no target
-    /// or more than one kind, or when the format cannot be told.
+    /// or more than one kind, when the format cannot be told, or when what to hide
+    /// is empty or too much.
     pub fn from_args(args: RecordArgs) -> Result<Self> {
         let (destination, format) = destination(args.output, args.format)?;
         Ok(Self {
@@ -102,22 +121,53 @@ impl RecordPlan {
             duration: args.duration,
             frequency_hz: args.frequency,
             event: args.event,
+            mode: args.mode,
             backend: args.backend,
             max_overhead_percent: args.max_overhead,
             destination,
             format,
             per_thread: args.per_thread,
+            tasks: args.tasks,
             kernel: !args.no_kernel,
             lines: args.lines,
             inlines: !args.no_inlines,
+            view: view(args.native, args.python_only),
+            hidden: hidden(&args.hide)?,
             quiet: args.quiet,
         })
     }
 
     /// How the profile is folded for the outputs.
     pub fn fold_options(&self) -> FoldOptions {
-        FoldOptions { lines: self.lines, kernel: self.kernel, unit: WeightUnit::Samples }
+        FoldOptions {
+            lines: self.lines,
+            kernel: self.kernel,
+            unit: WeightUnit::Samples,
+            view: self.view,
+            hidden: self.hidden.clone(),
+        }
     }
+}
+
+/// Both at once were refused before.
+fn view(native: bool, python_only: bool) -> View {
+    match (native, python_only) {
+        (true, _) => View::Native,
+        (false, true) => View::PythonOnly,
+        (false, false) => View::Merged,
+    }
+}
+
+fn hidden(texts: &[String]) -> Result<Vec<HiddenFiles>> {
+    if texts.len() > MAX_HIDDEN {
+        return Err(invalid(format!("`--hide` was given {} times, more than {MAX_HIDDEN}", texts.len()))
+            .with_hint("a shorter text covers more files: `--hide site-packages/`"));
+    }
+    let parse = |text: &String| {
+        let parsed = HiddenFiles::parse(text).context(|| "the value of `--hide` is not usable".to_owned());
+        parsed.map_err(|error| error.with_hint("give a part of the path, such as `--hide site-packages/`"))
+    };
+    texts.iter().map(parse).collect()
 }
 
 fn target(
@@ -201,6 +251,31 @@ mod tests {
         assert_eq!((plan.frequency_hz, plan.duration, plan.max_overhead_percent), (99, None, None));
         assert!(plan.children && plan.kernel && plan.inlines);
         assert!(!plan.per_thread && !plan.lines && !plan.quiet);
+    }
+
+    /// Each view has its flag, what to hide is collected, and both reach the fold.
+    #[test]
+    fn views_and_hidden_files_reach_the_fold() {
+        let options = |line: &str| plan(line).expect("valid").fold_options();
+        assert_eq!(options("record -p 1"), FoldOptions::default());
+        assert_eq!(options("record -p 1 --native").view, View::Native);
+        assert_eq!(options("record -p 1 --python-only").view, View::PythonOnly);
+        let hidden = options("record -p 1 --hide imports --hide site-packages/").hidden;
+        assert_eq!(hidden, [HiddenFiles::Imports, HiddenFiles::Containing("site-packages/".to_owned())]);
+        assert_eq!(plan("record -p 1").expect("valid").mode, ModeChoice::Cpu);
+        assert_eq!(plan("record -p 1 --mode gil").expect("valid").mode, ModeChoice::Gil);
+    }
+
+    /// What to hide is neither nothing nor without end.
+    #[test]
+    fn hidden_files_are_bounded() {
+        let error = plan("record -p 1 --hide=").expect_err("empty");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(plan(&format!("record -p 1{}", " --hide x".repeat(MAX_HIDDEN))).is_ok());
+        let error =
+            plan(&format!("record -p 1{}", " --hide x".repeat(MAX_HIDDEN + 1))).expect_err("too many");
+        assert_eq!(error.to_string(), "`--hide` was given 65 times, more than 64");
+        assert!(error.hint().is_some());
     }
 
     /// Repeated and comma-separated pids become one ascending list without repeats.

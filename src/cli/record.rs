@@ -42,7 +42,7 @@ pub fn run(plan: RecordPlan) -> Result<ExitCode> {
     let (profile, child) = record(&plan, &mut targets, stop, &progress)?;
     progress.step("writing");
     let options = plan.fold_options();
-    let written = destination.write(|writer| output::write(&profile, plan.format, options, writer))?;
+    let written = destination.write(|writer| output::write(&profile, plan.format, &options, writer))?;
     drop(progress);
     let lines =
         if plan.quiet { report::warning_lines(&profile) } else { report::end_lines(&profile, &written) };
@@ -101,7 +101,7 @@ fn record(
     stop: &AtomicBool,
     progress: &Progress,
 ) -> Result<(Profile, Option<Child>)> {
-    use super::EventChoice;
+    use super::{EventChoice, ModeChoice};
     use crate::agent::{Options, Recorder};
     use crate::sampler::bpf::SamplerSettings;
     use crate::sampler::clock::ClockChoice;
@@ -122,6 +122,8 @@ fn record(
         sampler,
         duration: plan.duration,
         per_thread: plan.per_thread,
+        tasks: plan.tasks,
+        gil_only: plan.mode == ModeChoice::Gil,
         max_overhead_percent: plan.max_overhead_percent,
     };
     let mut recorder = Recorder::attach(options, &targets.pids, targets.selector.take())?;

@@ -78,6 +78,13 @@ pub fn end_lines(profile: &Profile, written: &Written) -> String {
     for (outcome, number) in outcomes.iter().filter(|(outcome, n)| !outcome.is_complete() && **n > 0) {
         let _ = writeln!(lines, "  {} × {}", count(*number), outcome.text());
     }
+    if recording.left_out > 0 {
+        let left_out = counted(recording.left_out, "sample");
+        let _ = writeln!(
+            lines,
+            "  {left_out} left out: the thread did not hold the lock of a Python interpreter"
+        );
+    }
     lines.push_str(&cost_line(&recording.cost, recording.elapsed_ns));
     lines.push_str(&warning_lines(profile));
     lines
@@ -96,6 +103,10 @@ pub fn warning_lines(profile: &Profile) -> String {
     if lost > 0 {
         let _ = writeln!(lines, "warning: all {} were lost", counted(lost, "sample"));
         lines.push_str("hint: the machine is too busy for this rate; try a lower one: `-F 49`\n");
+    } else if profile.recording.left_out > 0 {
+        lines
+            .push_str("warning: no samples: no thread that was seen held the lock of a Python interpreter\n");
+        lines.push_str("hint: `--mode cpu` shows what ran without it\n");
     } else {
         lines.push_str("warning: no samples: the target did not run on a CPU while it was recorded\n");
         lines.push_str("hint: it slept or waited; record longer (`-d 60s`) or while it works\n");

@@ -8,6 +8,10 @@ pub enum FrameKind {
     Native,
     /// Compiled code that the compiler merged into its caller, the next frame towards the root.
     Inlined,
+    /// Compiled code of a Python interpreter itself: of libpython, or of an executable that contains it.
+    Interpreter,
+    /// A Python function.
+    Python,
     /// The kernel.
     Kernel,
     /// Code generated at run time.
@@ -22,13 +26,14 @@ pub struct Frame {
     /// What kind of code it runs.
     pub kind: FrameKind,
     /// Demangled function name; `module+0x1234` (the function's start, else the address itself, in the file's stated
-    /// addresses) where no symbol covers the address. Never empty.
+    /// addresses) where no symbol covers the address. Of Python the qualified name: `<module>`, `f.<locals>.g`.
+    /// Never empty.
     pub function: Box<str>,
-    /// Base name of the binary, `[kernel]`, a kernel module's name, `[vdso]`; `None` for markers.
+    /// Base name of the binary, `[kernel]`, a kernel module's name, `[vdso]`; `None` for markers and for Python.
     pub module: Option<Box<str>>,
-    /// Source file as the debug information states it.
+    /// Source file as the debug information, or Python's code object, states it; need not be a path: `<string>`.
     pub file: Option<Box<str>>,
-    /// Line in `file`, from 1.
+    /// Line in `file`, from 1; of Python that of the instruction that was running.
     pub line: Option<u32>,
 }
 

@@ -57,6 +57,8 @@ outcomes! {
     MappingsNotLoaded = 11, false, "mappings of the process were still loading";
     /// The kernel's part of the stack could not be taken; the user part is there.
     KernelStackFailed = 12, false, "kernel stack not readable";
+    /// The interpreter's list of frames had no end or beginning at this instant; the native part is there.
+    PythonEntering = 13, false, "interpreter was linking a new frame";
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub struct ThreadRoot {
     pub tid: u32,
 }
 
-/// All samples that share a root, a stack and an outcome.
+/// All samples that share a root, a stack, an outcome, and whether the interpreter's lock was held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Whose stack.
@@ -38,6 +38,8 @@ pub struct Sample {
     pub stack: StackId,
     /// How the walk ended.
     pub outcome: Outcome,
+    /// Whether the thread held the lock of its Python interpreter.
+    pub holds_gil: bool,
     /// How often this was observed.
     pub count: u64,
     /// What it counts for: the sum of the sampling periods, in nanoseconds.
@@ -51,6 +53,17 @@ pub enum WeightUnit {
     Samples,
     /// Nanoseconds.
     Nanoseconds,
+}
+
+/// Which samples count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// All that were taken on a CPU.
+    #[default]
+    Cpu,
+    /// Those of threads that held the lock of their Python interpreter.
+    Gil,
 }
 
 /// The rate was changed while recording.
@@ -86,6 +99,10 @@ pub struct Recording {
     pub backend: String,
     /// `cpu-clock` or `cycles`.
     pub event: String,
+    /// Which samples count.
+    pub mode: Mode,
+    /// Captured samples that do not count because of `mode`.
+    pub left_out: u64,
     /// Samples per second and CPU asked for.
     pub frequency_hz: u32,
     /// The nominal period in nanoseconds.
@@ -113,7 +130,7 @@ pub struct Profile {
     pub frames: Vec<Frame>,
     /// Distinct stacks, leaf first, as indices into `frames`; may be empty lists.
     pub stacks: Vec<Vec<u32>>,
-    /// Each combination of root, stack and outcome once, in no particular order.
+    /// Each combination of root, stack, outcome and `holds_gil` once, in no particular order.
     pub samples: Vec<Sample>,
 }
 
@@ -132,6 +149,15 @@ impl Profile {
         outcomes
     }
 
+    /// Leaves out all samples of threads that did not hold the lock of their Python interpreter;
+    /// how many is told in the recording.
+    pub fn keep_gil_holders(&mut self) {
+        let before = self.sample_count();
+        self.samples.retain(|sample| sample.holds_gil);
+        self.recording.mode = Mode::Gil;
+        self.recording.left_out += before - self.sample_count();
+    }
+
     /// The frames of `stack`, leaf first.
     pub fn frames_of(&self, stack: StackId) -> impl DoubleEndedIterator<Item = &Frame> {
         let indices = self.stacks.get(stack.0 as usize).map_or(&[][..], Vec::as_slice);
@@ -142,5 +168,30 @@ impl Profile {
 impl Default for Root {
     fn default() -> Self {
         Self { process: "?".to_owned(), thread: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples without the lock go, and are counted once however often they are looked for.
+    #[test]
+    fn samples_without_the_lock_are_left_out_and_counted() {
+        let sample = |holds_gil, count| Sample {
+            root: Root::default(),
+            stack: StackId(0),
+            outcome: Outcome::Complete,
+            holds_gil,
+            count,
+            weight_ns: 1,
+        };
+        let samples = vec![sample(false, 3), sample(true, 5), sample(false, 4)];
+        let mut profile = Profile { samples, ..Profile::default() };
+        for _ in 0..2 {
+            profile.keep_gil_holders();
+            assert_eq!((profile.sample_count(), profile.recording.left_out), (5, 7));
+            assert_eq!(profile.recording.mode, Mode::Gil);
+        }
     }
 }

@@ -8,9 +8,10 @@
 //! number above 0: samples at the nominal rate, or nanoseconds. The first
 //! frame is the process, or with threads told apart `process-PID;thread-TID`.
 //! Names are bare; an ending tells the kind: `_[k]` kernel, `_[i]` inlined by
-//! the compiler, `_[j]` generated at run time. Frames in brackets are markers, not
-//! calls. With lines, ` (file:line)` follows the name. UTF-8, ascending, each
-//! path once. Nothing sampled is no line at all.
+//! the compiler, `_[j]` generated at run time. Python functions are
+//! `qualified.name (file.py)`. Frames in brackets are markers, not calls. With
+//! lines, ` (file:line)` follows every name. UTF-8, ascending, each path once.
+//! Nothing sampled is no line at all.
 
 use std::io::{self, Write};
 
@@ -19,7 +20,7 @@ use crate::model::{FrameKind, Profile};
 
 /// Writes `profile` as folded lines. The values add up to the total of all
 /// weights, rounded once; paths worth less than half a unit may be missing.
-pub fn write(profile: &Profile, options: FoldOptions, writer: &mut dyn Write) -> io::Result<()> {
+pub fn write(profile: &Profile, options: &FoldOptions, writer: &mut dyn Write) -> io::Result<()> {
     let fold = Fold::new(profile, options, false);
     let mut counter = UnitCounter::new(options.unit, profile.recording.period_ns);
     for stack in &fold.stacks {
@@ -42,6 +43,10 @@ fn kind_ending(kind: FoldKind) -> &'static str {
         FoldKind::Frame(FrameKind::Kernel) => "_[k]",
         FoldKind::Frame(FrameKind::Inlined) => "_[i]",
         FoldKind::Frame(FrameKind::Jit) => "_[j]",
-        FoldKind::Frame(FrameKind::Native | FrameKind::Marker) | FoldKind::Root => "",
+        FoldKind::Frame(
+            FrameKind::Native | FrameKind::Interpreter | FrameKind::Python | FrameKind::Marker,
+        )
+        | FoldKind::Root
+        | FoldKind::NotShown => "",
     }
 }

@@ -12,6 +12,9 @@
 //!   target            what was recorded: "postgres (pid 4121)"
 //!   backend           what took the samples: "ebpf"
 //!   event             what made them: "cpu-clock", "cycles"
+//!   mode?             which samples count: "cpu" all, as if it were missing;
+//!                     "gil" those with holds_gil
+//!   left_out?         how many samples do not count because of that
 //!   frequency_hz      samples per second and CPU asked for
 //!   period_ns         the nominal period: one sample's weight at that rate
 //!   started_unix_ns   wall clock at the beginning
@@ -31,13 +34,17 @@
 //! roots         [{process, thread?: {name, pid, tid}}]: whose samples;
 //!               thread where threads are told apart
 //! frames        [{kind, function, module?, file?, line?}]: kind is "native",
-//!               "inlined" (into the next frame towards the root), "kernel",
-//!               "jit" or "marker" (no call: frames are missing); function is
-//!               demangled, or "module+0x12" without a symbol
+//!               "inlined" (into the next frame towards the root),
+//!               "interpreter" (native, of the Python interpreter itself),
+//!               "python", "kernel", "jit" or "marker" (no call: frames are
+//!               missing); function is demangled, or "module+0x12" without a
+//!               symbol, or Python's qualified name
 //! stacks        [[frame, …]]: indices into frames, leaf first; may be empty
-//! samples       [{root, stack, outcome, count, weight_ns}]: indices into
-//!               roots and stacks, an outcome's number, how often this was
-//!               seen, and the time that it stands for
+//! samples       [{root, stack, outcome, holds_gil?, count, weight_ns}]:
+//!               indices into roots and stacks, an outcome's number, whether
+//!               the thread held its Python interpreter's lock (false if
+//!               missing), how often this was seen, and the time that it
+//!               stands for
 //! ```
 //!
 //! A sample's weight is the sum of the periods in force when it was taken, so
@@ -55,7 +62,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::model::profile::ThreadRoot;
-use crate::model::{Cost, Frame, FrameKind, Outcome, Profile, RateChange, Recording, Root, Sample, StackId};
+use crate::model::{
+    Cost, Frame, FrameKind, Mode, Outcome, Profile, RateChange, Recording, Root, Sample, StackId,
+};
 use crate::{Error, ErrorKind, Result};
 
 const FORMAT: &str = "txprof-profile";
@@ -91,6 +100,10 @@ struct RecordingForm<'a> {
     target: Cow<'a, str>,
     backend: Cow<'a, str>,
     event: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    mode: Mode,
+    #[serde(default, skip_serializing_if = "is_default")]
+    left_out: u64,
     frequency_hz: u32,
     period_ns: u64,
     started_unix_ns: u64,
@@ -162,8 +175,15 @@ struct SampleForm {
     root: u32,
     stack: u32,
     outcome: u8,
+    #[serde(default, skip_serializing_if = "is_default")]
+    holds_gil: bool,
     count: u64,
     weight_ns: u64,
+}
+
+/// For members that are missing at their usual value.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Writes `profile` whole; roots in order of first use, all else in the
@@ -181,6 +201,7 @@ pub fn write(profile: &Profile, writer: &mut dyn Write) -> io::Result<()> {
             root,
             stack: sample.stack.0,
             outcome: sample.outcome as u8,
+            holds_gil: sample.holds_gil,
             count: sample.count,
             weight_ns: sample.weight_ns,
         }
@@ -283,6 +304,7 @@ fn parse_samples(forms: Vec<SampleForm>, roots: &[Root], stack_count: usize) -> 
             root: root.clone(),
             stack: StackId(form.stack),
             outcome: parse_outcome(form.outcome)?,
+            holds_gil: form.holds_gil,
             count: form.count,
             weight_ns: form.weight_ns,
         })
@@ -309,6 +331,8 @@ fn parse_recording(form: RecordingForm<'_>) -> Result<Recording> {
         target: form.target.into_owned(),
         backend: form.backend.into_owned(),
         event: form.event.into_owned(),
+        mode: form.mode,
+        left_out: form.left_out,
         frequency_hz: form.frequency_hz,
         period_ns: form.period_ns,
         started_unix_ns: form.started_unix_ns,
@@ -326,11 +350,11 @@ fn parse_recording(form: RecordingForm<'_>) -> Result<Recording> {
     })
 }
 
-/// Captured and lost samples together, and all weights, fit in 64 bits, so that
+/// All captured and lost samples together, and all weights, fit in 64 bits, so that
 /// whoever adds them up later need not check.
 fn check_sums(profile: &Profile) -> Result<()> {
     let captured = profile.samples.iter().map(|sample| sample.count);
-    let counts = captured.chain(profile.recording.lost.values().copied());
+    let counts = captured.chain(profile.recording.lost.values().copied()).chain([profile.recording.left_out]);
     let weights = profile.samples.iter().map(|sample| sample.weight_ns);
     for (what, sum) in [("counts", checked_sum(counts)), ("weights", checked_sum(weights))] {
         sum.ok_or_else(|| corrupt(format!("the samples' {what} exceed 64 bits")))?;
@@ -355,6 +379,8 @@ impl<'a> From<&'a Recording> for RecordingForm<'a> {
             target: (&recording.target).into(),
             backend: (&recording.backend).into(),
             event: (&recording.event).into(),
+            mode: recording.mode,
+            left_out: recording.left_out,
             frequency_hz: recording.frequency_hz,
             period_ns: recording.period_ns,
             started_unix_ns: recording.started_unix_ns,

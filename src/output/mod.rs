@@ -21,7 +21,7 @@ use crate::model::Profile;
 pub fn write(
     profile: &Profile,
     format: Format,
-    options: FoldOptions,
+    options: &FoldOptions,
     writer: &mut dyn Write,
 ) -> io::Result<()> {
     match format {

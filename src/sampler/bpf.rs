@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::clock::{Clock, ClockChoice};
 use super::mapping_record::{MappingRecord, PERF_RECORD_LOST, PERF_RECORD_MMAP2};
+use super::pythons::{Python, Pythons};
 use super::tables::{SliceId, Tables};
-use crate::sys::abi::{COMM_BYTES, Counters, ProcessChange, Record, SampleRecord};
+use crate::sys::abi::{COMM_BYTES, CodeRecord, Counters, ProcessChange, Record, SampleRecord, TableProcess};
 use crate::sys::bpf::{Bpf, BpfSettings};
 use crate::{Error, Result};
 
@@ -16,6 +17,10 @@ use crate::{Error, Result};
 pub enum Event<'a> {
     /// A target thread was caught; the second field is what it counts for, in nanoseconds.
     Sample(SampleRecord<'a>, u64),
+    /// What a Python code object says of itself, before the first sample that names it.
+    Code(CodeRecord<'a>),
+    /// The name of an asyncio task, before the first sample that names it.
+    Task(CodeRecord<'a>),
     /// A process has a new executable mapping; not only targets.
     Mapped(MappingRecord),
     /// A target was born, runs a new program or died.
@@ -56,8 +61,10 @@ const PAGE_CAPACITY: u32 = 65_536;
 /// Executable mappings of all targets together; processes with the same mappings after a
 /// fork count once. Beyond it, a process has frame pointers only.
 const MAPPING_CAPACITY: u32 = 65_536;
-/// Room for about 1,000 samples of 60 frames per CPU, half a second at 1999 Hz.
-const RING_BYTES_PER_CPU: u32 = 512 * 1024;
+/// Interpreters at once; forked children share their parent's. Beyond it, Python is seen as the C program that it is.
+const PYTHON_CAPACITY: u32 = 4096;
+/// Room for about 2,000 samples of 60 frames per CPU, a second at 1999 Hz, or for 40 of the deepest.
+const RING_BYTES_PER_CPU: u32 = 1 << 20;
 const MAX_RING_BYTES: u32 = 16 << 20;
 
 /// Clocks, programs and tables.
@@ -66,6 +73,8 @@ pub struct BpfSampler {
     clock: Clock,
     /// The table memory.
     pub tables: Tables,
+    /// The interpreters.
+    pub pythons: Pythons,
     /// Events that could not be decoded: a defect, counted so that it is seen.
     pub undecodable: u64,
 }
@@ -76,10 +85,11 @@ impl BpfSampler {
     pub fn open(settings: &SamplerSettings) -> Result<Self> {
         let clock = Clock::open(settings.clock, settings.frequency_hz)?;
         let ring_bytes = RING_BYTES_PER_CPU.saturating_mul(clock.events.len() as u32);
-        let (mut bpf, memory) = Bpf::load(&BpfSettings {
+        let (mut bpf, memory, pythons) = Bpf::load(&BpfSettings {
             row_capacity: ROW_CAPACITY,
             page_capacity: PAGE_CAPACITY,
             mapping_capacity: MAPPING_CAPACITY,
+            python_capacity: PYTHON_CAPACITY,
             ring_bytes: ring_bytes.next_power_of_two().clamp(1 << 20, MAX_RING_BYTES),
             cpu_capacity: clock.cpu_capacity(),
             follow_children: settings.follow_children,
@@ -87,7 +97,7 @@ impl BpfSampler {
             kernel_frames: settings.kernel_frames,
         })?;
         bpf.attach_process_events()?;
-        Ok(Self { bpf, clock, tables: Tables::new(memory), undecodable: 0 })
+        Ok(Self { bpf, clock, tables: Tables::new(memory), pythons: Pythons::new(pythons), undecodable: 0 })
     }
 
     /// Starts the clocks: attaching does, so this is the moment to attach.
@@ -118,9 +128,15 @@ impl BpfSampler {
         self.bpf.set_process(self.tables.process(pid, slice))
     }
 
-    /// Gives a target new mappings; no error if it is gone.
-    pub fn update_target(&self, pid: u32, slice: Option<(SliceId, usize)>) -> Result<()> {
-        self.bpf.replace_process(self.tables.process(pid, slice))
+    /// Gives a target new mappings and says which interpreter it runs; no error if it is gone.
+    pub fn update_target(
+        &self,
+        pid: u32,
+        slice: Option<(SliceId, usize)>,
+        python: Option<&Python>,
+    ) -> Result<()> {
+        let python = python.map_or(0, |python| python.index);
+        self.bpf.replace_process(TableProcess { python, ..self.tables.process(pid, slice) })
     }
 
     /// `pid` is no target any more.
@@ -154,6 +170,9 @@ impl BpfSampler {
                     let weight_ns = clock.weight_ns(sample.period, sample.time_ns);
                     (sample.time_ns, Event::Sample(sample, weight_ns))
                 }
+                // No mapping record is waited for; and they must come before all that follows them in the ring.
+                Ok(Record::Code(code)) => return each(tables, Event::Code(code)),
+                Ok(Record::Task(task)) => return each(tables, Event::Task(task)),
                 Ok(Record::Process { time_ns, pid, change, comm }) => {
                     (time_ns, Event::Process { time_ns, pid, change, comm })
                 }
@@ -169,6 +188,7 @@ impl BpfSampler {
         });
         mapped.for_each(|record| each(&mut self.tables, Event::Mapped(record)));
         self.tables.tick();
+        self.pythons.tick();
     }
 
     fn take_mapping_records(&mut self) -> (Vec<MappingRecord>, bool) {

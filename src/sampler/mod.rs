@@ -12,6 +12,8 @@ pub mod clock;
 #[cfg(feature = "bpf")]
 pub mod extents;
 pub mod mapping_record;
+#[cfg(feature = "bpf")]
+pub mod pythons;
 pub mod table_builder;
 pub mod table_cache;
 #[cfg(feature = "bpf")]
@@ -20,6 +22,8 @@ pub mod tables;
 #[cfg(feature = "bpf")]
 pub use bpf::{BpfSampler, Event};
 pub use clock::Clock;
+#[cfg(feature = "bpf")]
+pub use pythons::{Found, Python, Pythons};
 pub use table_builder::{Built, Job, TableBuilder};
 pub use table_cache::TableCache;
 #[cfg(feature = "bpf")]

@@ -246,7 +246,7 @@ impl Tables {
             first_mapping: slice.extent.first,
             mapping_count: entry_count as u32,
             generation: slice.generation,
-            pid,
+            ..unknown
         })
     }
 

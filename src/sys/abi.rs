@@ -14,8 +14,14 @@ pub const PAGE_NOT_LOADED: u32 = u32::MAX;
 pub const RULE_CAPACITY: usize = 65_536;
 /// Bytes of a `comm`, `TASK_COMM_LEN` of `include/linux/sched.h`.
 pub const COMM_BYTES: usize = 16;
+/// Longest copy of the `str` of a code object's name.
+pub const CODE_NAME_BYTES: usize = 384;
+/// Longest copy of the `str` of its file's name.
+pub const CODE_FILE_BYTES: usize = 512;
+/// Set in the `task` of a sample whose task has a number only.
+pub const TASK_NUMBERED: u64 = 1 << 63;
 /// Number of `counters`.
-pub const COUNTER_COUNT: usize = 5;
+pub const COUNTER_COUNT: usize = 6;
 
 /// `enum counter`: what the kernel side counts, summed over CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,14 +36,16 @@ pub struct Counters {
     pub processes_full: u64,
     /// Fork, exec and exit events lost because the ring was full.
     pub events_lost: u64,
+    /// Python code objects whose names found no room in the ring; they are told again when met again.
+    pub codes_lost: u64,
 }
 
 impl Counters {
     /// In the order of `enum counter`.
     #[cfg(feature = "bpf")]
     pub(crate) fn from_values(values: [u64; COUNTER_COUNT]) -> Self {
-        let [samples, ring_full, run_ns, processes_full, events_lost] = values;
-        Self { samples, ring_full, run_ns, processes_full, events_lost }
+        let [samples, ring_full, run_ns, processes_full, events_lost, codes_lost] = values;
+        Self { samples, ring_full, run_ns, processes_full, events_lost, codes_lost }
     }
 }
 
@@ -85,15 +93,23 @@ pub struct TableProcess {
     pub generation: u32,
     /// Whose.
     pub pid: u32,
+    /// Index into `pythons`; 0: none.
+    pub python: u32,
 }
 
 impl TableProcess {
     /// The bytes as the kernel side reads them.
-    pub fn to_bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        for (chunk, value) in
-            bytes.chunks_exact_mut(4).zip([self.first_mapping, self.mapping_count, self.generation, self.pid])
-        {
+    pub fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        let words = [
+            self.first_mapping,
+            self.mapping_count,
+            self.generation,
+            self.pid,
+            self.python,
+            0, /* padding */
+        ];
+        for (chunk, value) in bytes.chunks_exact_mut(4).zip(words) {
             chunk.copy_from_slice(&value.to_ne_bytes());
         }
         bytes
@@ -101,7 +117,63 @@ impl TableProcess {
 }
 
 const _: () = assert!(size_of::<TableMapping>() == 40);
-const _: () = assert!(size_of::<TableProcess>() == 16);
+const _: () = assert!(size_of::<TablePython>() == 112);
+
+/// Offset of a field that a version does not have, `PYTHON_ABSENT`.
+pub const PYTHON_ABSENT: u16 = 0xffff;
+/// What one copy takes of a thread state, `PYTHON_THREAD_BYTES`.
+pub const PYTHON_THREAD_BYTES: u16 = 512;
+/// What one copy takes of a frame.
+pub const PYTHON_FRAME_BYTES: u16 = 128;
+/// What one copy takes of a code object.
+pub const PYTHON_CODE_BYTES: u16 = 256;
+
+/// `struct python`: an interpreter, as the walker sees it. Fields as there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the fields are explained in shared.h and in Layout")]
+pub struct TablePython {
+    pub runtime: u64,
+    pub code_type: u64,
+    pub text_type: u64,
+    pub instance: u32,
+    pub runtime_interpreters_head: u32,
+    pub runtime_thread_current: u32,
+    pub interpreter_next: u32,
+    pub interpreter_threads_head: u32,
+    pub thread_active_mask: u32,
+    pub thread_running_task: u32,
+    pub thread_bytes: u16,
+    pub thread_next: u16,
+    pub thread_interpreter: u16,
+    pub thread_id: u16,
+    pub thread_status: u16,
+    pub thread_cframe: u16,
+    pub thread_frame: u16,
+    pub frame_bytes: u16,
+    pub frame_previous: u16,
+    pub frame_code: u16,
+    pub frame_instruction: u16,
+    pub frame_owner: u16,
+    pub code_bytes: u16,
+    pub code_first_line: u16,
+    pub code_name: u16,
+    pub code_file_name: u16,
+    pub code_line_table: u16,
+    pub code_instructions: u16,
+    pub text_hash: u16,
+    pub text_length: u16,
+    pub text_state: u16,
+    pub text_ascii: u16,
+    pub text_compact: u16,
+    pub bytes_size: u16,
+    pub bytes_data: u16,
+    pub task_name: u16,
+    pub text_kind_shift: u8,
+    pub form: u8,
+    pub shim_owner: u8,
+    pub padding: [u8; 5],
+}
 
 /// A birth, new program or death of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +194,10 @@ pub enum ProcessChange {
 pub enum Record<'a> {
     /// `EVENT_SAMPLE`.
     Sample(SampleRecord<'a>),
+    /// `EVENT_CODE`.
+    Code(CodeRecord<'a>),
+    /// `EVENT_TASK`: the record's `code` is what samples call the task, its `name` the task's.
+    Task(CodeRecord<'a>),
     /// `EVENT_FORK`, `EVENT_EXEC`, `EVENT_EXIT`.
     Process {
         /// `CLOCK_MONOTONIC`.
@@ -146,10 +222,22 @@ pub struct SampleRecord<'a> {
     pub tid: u32,
     /// Nanoseconds (cpu-clock) or cycles since the sample before.
     pub period: u64,
+    /// The thread's fs base, its `thread_id` in the interpreter; 0 where that does not know it.
+    pub thread_pointer: u64,
+    /// The asyncio task that it ran; with [`TASK_NUMBERED`] the N of its name Task-N, else told by [`Record::Task`].
+    pub task: Option<u64>,
     /// State of the process's mappings that the walk used.
     pub generation: u32,
     /// Number in `outcomes.def`.
     pub outcome: u8,
+    /// Number in `outcomes.def`: how the walk along the interpreter's frames ended.
+    pub python_outcome: u8,
+    /// Which interpreter the Python frames belong to; 0: the thread is in none.
+    pub python_instance: u32,
+    /// The thread held its interpreter's lock.
+    pub holds_gil: bool,
+    /// The thread has several thread states, only one of whose frames are told.
+    pub several_states: bool,
     /// Thread name, zero padded.
     pub thread_comm: [u8; COMM_BYTES],
     /// Main thread's name, zero padded.
@@ -158,6 +246,50 @@ pub struct SampleRecord<'a> {
     kernel: &'a [u8],
     /// User frames, leaf first, 8 bytes each.
     user: &'a [u8],
+    /// Python frames, leaf first, 16 bytes each.
+    python: &'a [u8],
+}
+
+/// One frame of an interpreter, as the walker noted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PythonFrame {
+    /// Address of the code object; 0 where [`Self::is_empty`].
+    pub code: u64,
+    /// Of the code object's content.
+    pub cookie: u32,
+    /// Of the instruction, in bytes; `None`: it has not started.
+    pub offset: Option<u32>,
+    /// It entered the evaluation loop from C.
+    pub is_entry: bool,
+    /// Not a frame: an evaluation loop that has none yet or any more.
+    pub is_empty: bool,
+    /// The code object could not be read.
+    pub is_unread: bool,
+}
+
+/// `struct code_event`: what a Python code object says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeRecord<'a> {
+    /// In which process it was met.
+    pub pid: u32,
+    /// Its address.
+    pub code: u64,
+    /// Names its content, together with the address and the instance.
+    pub cookie: u32,
+    /// Which interpreter.
+    pub instance: u32,
+    /// `co_firstlineno`.
+    pub first_line: u32,
+    /// Address of the `bytes` object of its line table.
+    pub line_table: u64,
+    /// True size of the line table; [`Self::lines`] may be shorter.
+    pub line_table_bytes: u32,
+    /// The `str` object of its name, as far as it was copied.
+    pub name: &'a [u8],
+    /// The `str` object of its file's name.
+    pub file: &'a [u8],
+    /// The content of its line table.
+    pub lines: &'a [u8],
 }
 
 impl<'a> SampleRecord<'a> {
@@ -169,6 +301,22 @@ impl<'a> SampleRecord<'a> {
     /// User addresses, leaf first, some with [`FRAME_INTERRUPTED`].
     pub fn user_frames(&self) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator + 'a {
         words(self.user)
+    }
+
+    /// Python frames, leaf first.
+    pub fn python_frames(&self) -> impl ExactSizeIterator<Item = PythonFrame> + 'a {
+        self.python.as_chunks::<16>().0.iter().map(|bytes| {
+            let mut pair = words(bytes);
+            let (word, details) = (pair.next().unwrap_or(0), pair.next().unwrap_or(0));
+            PythonFrame {
+                code: word & ((1 << 56) - 1),
+                cookie: (details >> 32) as u32,
+                offset: Some(details as u32).filter(|offset| *offset != u32::MAX),
+                is_entry: word >> 63 & 1 == 1,
+                is_empty: word >> 62 & 1 == 1,
+                is_unread: word >> 61 & 1 == 1,
+            }
+        })
     }
 }
 
@@ -192,6 +340,10 @@ impl<'a> Record<'a> {
         if kind == 1 {
             return Self::parse_sample(time_ns, pid, rest);
         }
+        if kind == 5 || kind == 6 {
+            let record = CodeRecord::parse(pid, rest)?;
+            return Some(if kind == 5 { Self::Code(record) } else { Self::Task(record) });
+        }
         let other = take_u32(&mut rest)?;
         let _padding = take_u32(&mut rest)?;
         let comm = take(&mut rest, COMM_BYTES)?.try_into().ok()?;
@@ -206,26 +358,69 @@ impl<'a> Record<'a> {
 
     fn parse_sample(time_ns: u64, pid: u32, mut rest: &'a [u8]) -> Option<Self> {
         let period = take_u64(&mut rest)?;
+        let thread_pointer = take_u64(&mut rest)?;
+        let task = take_u64(&mut rest)?;
         let tid = take_u32(&mut rest)?;
         let generation = take_u32(&mut rest)?;
-        let counts = take_u32(&mut rest)?;
-        let outcome = take(&mut rest, 4)?[0];
+        let python_instance = take_u32(&mut rest)?;
+        let kernel_count = take_u16(&mut rest)?;
+        let user_count = take_u16(&mut rest)?;
+        let python_count = take_u16(&mut rest)?;
+        let [outcome, python_outcome, flags, ..] = *take(&mut rest, 6)? else { return None };
         let thread_comm = take(&mut rest, COMM_BYTES)?.try_into().ok()?;
         let process_comm = take(&mut rest, COMM_BYTES)?.try_into().ok()?;
-        let kernel = take(&mut rest, (counts & 0xffff) as usize * 8)?;
-        let user = take(&mut rest, (counts >> 16) as usize * 8)?;
+        let kernel = take(&mut rest, usize::from(kernel_count) * 8)?;
+        let user = take(&mut rest, usize::from(user_count) * 8)?;
+        let python = take(&mut rest, usize::from(python_count) * 8)?;
         Some(Self::Sample(SampleRecord {
             time_ns,
             pid,
             tid,
             period,
+            thread_pointer,
+            task: (task != 0).then_some(task),
             generation,
             outcome,
+            python_outcome,
+            python_instance,
+            holds_gil: flags & 2 != 0,
+            several_states: flags & 4 != 0,
             thread_comm,
             process_comm,
             kernel,
             user,
+            python,
         }))
+    }
+}
+
+impl<'a> CodeRecord<'a> {
+    fn parse(pid: u32, mut rest: &'a [u8]) -> Option<Self> {
+        let code = take_u64(&mut rest)?;
+        let line_table = take_u64(&mut rest)?;
+        let cookie = take_u32(&mut rest)?;
+        let instance = take_u32(&mut rest)?;
+        let first_line = take_u32(&mut rest)?;
+        let line_table_bytes = take_u32(&mut rest)?;
+        let name_bytes = take_u16(&mut rest)?;
+        let file_bytes = take_u16(&mut rest)?;
+        let lines_bytes = take_u16(&mut rest)?;
+        let _padding = take_u16(&mut rest)?;
+        let name = take(&mut rest, CODE_NAME_BYTES)?.get(..name_bytes.into())?;
+        let file = take(&mut rest, CODE_FILE_BYTES)?.get(..file_bytes.into())?;
+        let lines = take(&mut rest, lines_bytes.into())?;
+        Some(Self {
+            pid,
+            code,
+            cookie,
+            instance,
+            first_line,
+            line_table,
+            line_table_bytes,
+            name,
+            file,
+            lines,
+        })
     }
 }
 
@@ -233,6 +428,10 @@ fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
     let (head, tail) = rest.split_at_checked(count)?;
     *rest = tail;
     Some(head)
+}
+
+fn take_u16(rest: &mut &[u8]) -> Option<u16> {
+    Some(u16::from_ne_bytes(take(rest, 2)?.try_into().ok()?))
 }
 
 fn take_u32(rest: &mut &[u8]) -> Option<u32> {
@@ -264,22 +463,36 @@ mod tests {
         bytes.extend(41u32.to_ne_bytes());
         bytes.extend(1u32.to_ne_bytes());
         bytes.extend(1000u64.to_ne_bytes());
+        bytes.extend(11u64.to_ne_bytes());
+        bytes.extend(0u64.to_ne_bytes());
         bytes.extend(42u32.to_ne_bytes());
         bytes.extend(3u32.to_ne_bytes());
+        bytes.extend(9u32.to_ne_bytes());
         bytes.extend(1u16.to_ne_bytes());
         bytes.extend(2u16.to_ne_bytes());
-        bytes.extend([5, 0, 0, 0]);
+        bytes.extend(2u16.to_ne_bytes());
+        bytes.extend([5, 1, 2, 0, 0, 0]);
         bytes.extend(*b"thread\0\0\0\0\0\0\0\0\0\0");
         bytes.extend(*b"process\0\0\0\0\0\0\0\0\0");
-        assert_eq!(bytes.len(), 72);
-        for frame in [0xffff_ffff_8100_0000u64, 0x1000, 0x2000] {
+        assert_eq!(bytes.len(), 96);
+        for frame in [0xffff_ffff_8100_0000u64, 0x1000, 0x2000, 1 << 63 | 0x3000, 7 << 32 | 24] {
             bytes.extend(frame.to_ne_bytes());
         }
         let Ok(Record::Sample(sample)) = Record::parse(&bytes) else { panic!("not a sample") };
         assert_eq!((sample.time_ns, sample.pid, sample.tid, sample.period), (7, 41, 42, 1000));
         assert_eq!((sample.generation, sample.outcome), (3, 5));
+        assert_eq!((sample.python_instance, sample.python_outcome, sample.holds_gil), (9, 1, true));
         assert_eq!(sample.kernel_frames().collect::<Vec<_>>(), [0xffff_ffff_8100_0000]);
         assert_eq!(sample.user_frames().collect::<Vec<_>>(), [0x1000, 0x2000]);
+        let expected = PythonFrame {
+            code: 0x3000,
+            cookie: 7,
+            offset: Some(24),
+            is_entry: true,
+            is_empty: false,
+            is_unread: false,
+        };
+        assert_eq!(sample.python_frames().collect::<Vec<_>>(), [expected]);
         assert_eq!(comm_text(&sample.process_comm), "process");
         for cut in 0..bytes.len() {
             assert!(Record::parse(&bytes[..cut]).is_err());

@@ -13,7 +13,7 @@ use libbpf_rs::{
     Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, RingBuffer, RingBufferBuilder,
 };
 
-use super::abi::{COUNTER_COUNT, Counters, RULE_CAPACITY, TableMapping, TableProcess};
+use super::abi::{COUNTER_COUNT, Counters, RULE_CAPACITY, TableMapping, TableProcess, TablePython};
 use super::perf_event::PerfEvent;
 use crate::{Error, ErrorKind, Result, ResultExt};
 
@@ -29,6 +29,8 @@ pub struct BpfSettings {
     pub page_capacity: u32,
     /// Elements of `mappings`, 40 bytes each.
     pub mapping_capacity: u32,
+    /// Elements of `pythons`, 112 bytes each.
+    pub python_capacity: u32,
     /// Size of the ring, a power of two of at least a page.
     pub ring_bytes: u32,
     /// CPUs that may run samples: the highest CPU number plus one.
@@ -74,7 +76,7 @@ pub struct TableMemory {
 impl Bpf {
     /// Loads programs and maps; nothing is attached yet. Fails with the kernel's
     /// reason and a hint when BPF is not permitted or the kernel is too old.
-    pub fn load(settings: &BpfSettings) -> Result<(Self, TableMemory)> {
+    pub fn load(settings: &BpfSettings) -> Result<(Self, TableMemory, SharedArray<TablePython>)> {
         libbpf_rs::set_print(None);
         let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load_error)?;
         configure(&mut open, settings).map_err(load_error)?;
@@ -85,6 +87,7 @@ impl Bpf {
             rows: SharedArray::new(&map_named(&object, "rows")?, settings.row_capacity as usize)?,
             rules: SharedArray::new(&map_named(&object, "rules")?, RULE_CAPACITY)?,
         };
+        let pythons = SharedArray::new(&map_named(&object, "pythons")?, settings.python_capacity as usize)?;
         let records = Rc::new(RefCell::new(RecordBuffer::default()));
         let ring_map = map_named(&object, "ring")?;
         let mut builder = RingBufferBuilder::new();
@@ -107,7 +110,7 @@ impl Bpf {
             memory_bytes: memory_bytes(&object),
             object,
         };
-        Ok((bpf, tables))
+        Ok((bpf, tables, pythons))
     }
 
     /// Attaches the process events, so that no fork, exec or exit is missed from here on.
@@ -216,6 +219,7 @@ fn configure(open: &mut OpenObject, settings: &BpfSettings) -> libbpf_rs::Result
             "mappings" => map.set_value_size(settings.mapping_capacity * 40)?,
             "pages" => map.set_value_size(settings.page_capacity * 8)?,
             "rows" => map.set_value_size(settings.row_capacity * 4)?,
+            "pythons" => map.set_value_size(settings.python_capacity * 112)?,
             "ring" => map.set_max_entries(settings.ring_bytes)?,
             "scratches" => map.set_max_entries(settings.cpu_capacity)?,
             _ if name.ends_with(".rodata") => {
@@ -231,8 +235,13 @@ fn configure(open: &mut OpenObject, settings: &BpfSettings) -> libbpf_rs::Result
 
 /// The `const volatile` settings at the top of `maps.h`, in their order there.
 fn write_settings(data: &mut [u8], settings: &BpfSettings) {
-    let words =
-        [settings.row_capacity, settings.page_capacity, settings.mapping_capacity, settings.ring_bytes / 4];
+    let words = [
+        settings.row_capacity,
+        settings.page_capacity,
+        settings.mapping_capacity,
+        settings.python_capacity,
+        settings.ring_bytes / 4,
+    ];
     let switches = [settings.follow_children, settings.watch_all, settings.kernel_frames];
     let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).chain(switches.map(u8::from));
     data.iter_mut().zip(bytes).for_each(|(slot, byte)| *slot = byte);

@@ -9,5 +9,6 @@ pub mod file_map;
 pub mod launch;
 pub mod perf_event;
 pub mod private_folder;
+pub mod remote_memory;
 pub mod rights;
 pub mod signal;

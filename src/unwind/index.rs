@@ -14,9 +14,11 @@ use std::ops::Range;
 use crate::Result;
 
 use super::build::Builder;
+use super::cfi::run_fde;
 use super::code_flow::{self, Piece};
 use super::frames::{Cie, Cies, Fde, Format, FrameSection};
 use super::image::Image;
+use super::rule::Rule;
 use super::table::{PAGE_SHIFT, Table};
 
 /// Most pages of a file: 4 GiB of addresses from the first executable byte on. The code models
@@ -27,6 +29,8 @@ const MAX_FDES: usize = 4 << 20;
 /// Code looked at on either side of a page when its rows come from machine code: functions that
 /// reach further into their neighbours' pages lose rows. V8's largest has 20 KiB.
 const FLOW_MARGIN_BYTES: u64 = 32 << 10;
+/// Longest unwind instructions of a function looked at by itself. CPython's evaluation loop has 17 KB.
+const MAX_FUNCTION_INSTRUCTION_BYTES: usize = 256 << 10;
 
 /// The functions of one file that have unwind instructions.
 ///
@@ -49,6 +53,22 @@ pub(super) struct Function {
     /// Offset of the FDE in its section.
     fde: u32,
     pub(super) from_debug_frame: bool,
+}
+
+/// What [`FdeIndex::function_rules`] tells of one function.
+pub(super) struct FunctionRules {
+    pub(super) range: Range<u64>,
+    /// Each from its stated address up to the next one's; ascending.
+    rules: Vec<(u64, Rule)>,
+}
+
+impl FunctionRules {
+    /// The rule at `svma`, if that is within the function.
+    pub(super) fn at(&self, svma: u64) -> Option<Rule> {
+        let behind = self.rules.partition_point(|(from, _)| *from <= svma);
+        let (_, rule) = self.rules.get(behind.checked_sub(1)?)?;
+        self.range.contains(&svma).then_some(*rule)
+    }
 }
 
 impl FdeIndex {
@@ -105,6 +125,25 @@ impl FdeIndex {
         range.contains(&svma).then_some(range)
     }
 
+    /// The rules of the function whose FDE covers `svma`; what they are behind `end` is of no interest.
+    /// `None` where no FDE covers it, or one with more than [`MAX_FUNCTION_INSTRUCTION_BYTES`].
+    pub(super) fn function_rules(&self, elf: &[u8], svma: u64, end: u64) -> Option<FunctionRules> {
+        let range = self.function_range(elf, svma)?;
+        let behind = self.functions.partition_point(|function| self.svma_of(function) <= svma);
+        let function = self.functions.get(behind.checked_sub(1)?)?;
+        let section = self.section_of(elf, function)?;
+        let mut cies = Cies::default();
+        let (cie, fde) = self.fde(function, &section, &mut cies)?;
+        if fde.instructions.len() > MAX_FUNCTION_INSTRUCTION_BYTES {
+            return None;
+        }
+        let mut rules = Vec::new();
+        run_fde(cie, &fde, range.end.min(end), &mut Vec::new(), |from, _, rule| {
+            rules.push((from, rule.unwrap_or(Rule::UNSUPPORTED)));
+        });
+        Some(FunctionRules { range, rules })
+    }
+
     /// Builds the rows of `pages`, as far as they lie in [`FdeIndex::page_range`]. `elf` must be the
     /// bytes given to [`FdeIndex::parse`]; with others the rows are wrong, but the call is as safe.
     pub fn build_pages(&self, elf: &[u8], pages: Range<u64>) -> Table {
@@ -120,9 +159,13 @@ impl FdeIndex {
 impl FdeIndex {
     /// Where the FDE of `function` ends.
     fn end_of(&self, elf: &[u8], function: &Function, cies: &mut Cies) -> Option<u64> {
+        Some(self.fde(function, &self.section_of(elf, function)?, cies)?.1.end)
+    }
+
+    /// Where the FDE of `function` is.
+    fn section_of<'a>(&'a self, elf: &'a [u8], function: &Function) -> Option<FrameSection<'a>> {
         let part = if function.from_debug_frame { &self.image.debug_frame } else { &self.image.eh_frame };
-        let section = part.as_ref()?.section(elf);
-        Some(self.fde(function, &section, cies)?.1.end)
+        Some(part.as_ref()?.section(elf))
     }
 
     /// What following the code of `gap`, which no FDE covers, shows about `wanted`, a part of it in

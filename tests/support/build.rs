@@ -4,6 +4,10 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Compilations begun by this process; tests of one crate may want the same program at the same time.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// One way of building one of the sources in `tests/programs`.
 #[derive(Debug)]
@@ -118,6 +122,11 @@ pub fn built_library(leaf: &str) -> PathBuf {
     compile(&format!("lib{leaf}.so"), "dl_leaf.c", &format!("{O2} -shared -fPIC -DLEAF={leaf}"), false)
 }
 
+/// `tests/programs/pretended_python.c` as a shared library, or what `flags` make of it instead.
+pub fn built_pretended_python(name: &str, flags: &str) -> PathBuf {
+    compile(name, "pretended_python.c", &format!("{O2} -shared -fPIC {flags}"), false)
+}
+
 fn compile(name: &str, source: &str, compiler: &str, stripped: bool) -> PathBuf {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
     let mut hasher = DefaultHasher::new();
@@ -132,7 +141,8 @@ fn compile(name: &str, source: &str, compiler: &str, stripped: bool) -> PathBuf 
     }
 
     std::fs::create_dir_all(&directory).expect("the target directory is writable");
-    let unfinished = directory.join(format!("{name}.{}", std::process::id()));
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    let unfinished = directory.join(format!("{name}.{}.{number}", std::process::id()));
     let mut words = compiler.split_whitespace();
     let mut command = Command::new(words.next().expect("a compiler is named"));
     command.args(words).arg("-o").arg(&unfinished).arg(sources.join(source));

@@ -10,18 +10,27 @@
 #![allow(dead_code, unused_imports, unreachable_pub)]
 
 mod build;
+mod calls;
 mod folded;
+mod golden;
 mod history;
 mod profile;
+mod python;
 mod run;
 mod target;
 
-pub use build::{PROGRAMS, Program, built, built_library, program};
+pub use build::{PROGRAMS, Program, built, built_library, built_pretended_python, program};
+pub use calls::{BySlot, Call, Calls, Comparison, Follows, Stack};
 pub use folded::{Folded, Line};
+pub use golden::{golden, golden_picture};
 pub use history::{History, stolen_ns};
 pub use profile::{completeness, processes, weight_ns};
+pub use python::{
+    Python, chains, lines_of, marked_lines, python_versions, pythons, readable_pythons, some_pythons,
+};
 pub use run::{
-    Run, Shot, TIMES, command, record, record_burning, record_burning_json, record_json, scratch, txprof,
+    Run, Shot, TIMES, command, record, record_burning, record_burning_json, record_json, scratch, scratch_in,
+    txprof,
 };
 pub use target::{Account, Target, read_account, wait_for};
 

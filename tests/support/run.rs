@@ -1,5 +1,6 @@
 //! Running `txprof` and reading what it wrote.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,17 +34,26 @@ pub struct Shot {
 
 /// A new directory that vanishes when dropped; open to all, as targets may run as others.
 pub fn scratch() -> tempfile::TempDir {
-    let directory = tempfile::Builder::new().prefix("txprof-test-").tempdir().expect("/tmp is writable");
+    scratch_in(&std::env::temp_dir())
+}
+
+/// As [`scratch`], below `parent`.
+pub fn scratch_in(parent: &Path) -> tempfile::TempDir {
+    let directory = tempfile::Builder::new()
+        .prefix("txprof-test-")
+        .tempdir_in(parent)
+        .expect("places for scratch are writable");
     let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(directory.path(), open).expect("own directories can be opened");
     directory
 }
 
-/// `txprof`, with a cache of its own below the target directory, and killed after 150 s.
+/// `txprof`, with a cache of its own below the target directory, and killed after 150 s, or 40 s after it was
+/// asked to end: naming the frames of a dozen interpreters takes a busy machine more than five.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new("timeout");
     command
-        .args(["--foreground", "-k", "5", "150", env!("CARGO_BIN_EXE_txprof")])
+        .args(["--foreground", "-k", "40", "150", env!("CARGO_BIN_EXE_txprof")])
         .args(arguments)
         .env("TXPROF_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
         .stdin(Stdio::null())

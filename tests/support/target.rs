@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{built, scratch};
+use super::{built, scratch, scratch_in};
 
 /// Nanoseconds by slot, as `tests/programs/oracle.h` says.
 pub type Account = [u64; 16];
@@ -63,13 +63,29 @@ impl Target {
         Self::start_guarded(command, "gently")
     }
 
-    fn start_guarded(mut command: Command, ending: &str) -> Self {
+    /// Starts the command that `command` makes of its scratch directory, which lies in `root`/tmp and is named
+    /// as seen from `root`: for programs that `chroot` there.
+    pub fn start_inside(root: &Path, command: impl FnOnce(&Path) -> Command) -> Self {
+        let directory = scratch_in(&root.join("tmp"));
+        let inside = directory.path().strip_prefix(root).expect("it was made in the root");
+        let inside = Path::new("/").join(inside);
+        Self::start_with(command(&inside), "at-once", directory, &inside)
+    }
+
+    fn start_guarded(command: Command, ending: &str) -> Self {
         let directory = scratch();
+        let inside = directory.path().to_owned();
+        Self::start_with(command, ending, directory, &inside)
+    }
+
+    /// `inside` is the path by which the command knows its directory.
+    fn start_with(mut command: Command, ending: &str, directory: tempfile::TempDir, inside: &Path) -> Self {
         let account = directory.path().join("account");
         std::fs::write(&account, [0; 128]).expect("scratch directories are writable");
+        command.env("ORACLE", inside.join("account"));
         // What it leaves behind where it runs, such as node's logs, goes with its directory.
         command.current_dir(directory.path());
-        command.env("ORACLE", &account).process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let undertaker = Command::new("sh")
             .args(["-c", UNDERTAKER, "undertaker", &child.id().to_string(), ending])

@@ -6,10 +6,26 @@
 //! version ────► layout ──► offsets, one row per minor version (3.13+: told by the runtime itself)
 //! code object ─► text, line_table ──► qualified name, file, line
 //! native frames + Python frames ──► merge ──► one stack in call order
+//! memory ─────► objects, thread_names ──► what `threading` calls its threads
 //! ```
 //!
 //! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
 
+pub mod asyncio;
+pub mod binary;
+pub mod debug_offsets;
+pub mod entry;
+mod eval_loop;
+mod exports;
 pub mod layout;
+pub mod line_table;
+pub mod merge;
+pub mod object_layout;
+pub mod objects;
+pub mod text;
+pub mod thread_names;
 
+pub use asyncio::AsyncioOffsets;
+pub use binary::{PythonBinary, recognise};
+pub use debug_offsets::{DebugOffsets, Refused};
 pub use layout::{FrameForm, Layout, Version};
