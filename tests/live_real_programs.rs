@@ -133,7 +133,7 @@ fn node_functions_are_named() {
     assert!(started > 0.8, "{started}\n{}", shot.folded.heaviest(5));
 }
 
-/// Debian's Python, stripped and without frame pointers: its C side reaches `main`.
+/// Debian's Python, stripped and without frame pointers: its C side reaches `main`, with its functions between.
 #[test]
 fn debian_python_c_side_is_seen() {
     let Some(_turn) = turn() else { return };
@@ -147,9 +147,11 @@ fn debian_python_c_side_is_seen() {
     ]);
     let target = Target::start_command(command);
     std::thread::sleep(std::time::Duration::from_millis(500));
-    let shot = record_well(&target.pid());
+    let shot = record(&["-p", &target.pid(), "-d", "8", "-F", "999", "--native"]);
     assert_good(&shot, COMPLETE);
-    let evaluating = shot.folded.share(|line| line.reads(&["Py_RunMain", "_PyEval_EvalFrameDefault"]));
+    let evaluating = shot.folded.share(|line| {
+        line.reads(&["Py_RunMain", "_PyEval_EvalFrameDefault", "<module> (<string>)", "f (<string>)"])
+    });
     assert!(evaluating > 0.95, "{evaluating}\n{}", shot.folded.heaviest(5));
 }
 
