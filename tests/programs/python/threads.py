@@ -1,10 +1,13 @@
 """Truth: threads called `burner with a long name 0` and so on burn in `burn` (slots 0, 1; argv[2], one, of them) beside
-argv[1] (128) threads called `sleeper N` that wake for a moment once a second. Units: the first burner's rounds."""
+argv[1] (128) threads called `sleeper N` that wake for a moment once a second (slot 2: their start and their waking).
+Units: the first burner's rounds."""
 import sys
 import threading
 import time
 
 from oracle import ROUNDS, UNITS, account, clock, tell
+
+rested = threading.Lock()
 
 
 def burn(slot):
@@ -29,8 +32,13 @@ def deeper(depth, slot):
 
 
 def rest():
+    before = 0
     while True:
         time.sleep(1)
+        now = clock()
+        with rested:
+            account[2] += now - before
+        before = now
 
 
 def main():
