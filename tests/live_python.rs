@@ -332,7 +332,9 @@ fn threads_have_the_names_of_threading() {
         let expected = seen.burnt_ns[2] / burnt;
         if (awake - expected).abs() > 0.02 {
             let threads: Vec<&String> = seen.calls.stacks.iter().map(|stack| &stack.thread).take(8).collect();
-            wrong.push(format!("{name}: {awake:.3} of other threads, should be {expected:.3}, among {threads:?}"));
+            wrong.push(format!(
+                "{name}: {awake:.3} of other threads, should be {expected:.3}, among {threads:?}"
+            ));
         }
     }
     assert_none(&wrong);
