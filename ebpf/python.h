@@ -99,57 +99,71 @@ static long search_thread(__u32 unused, struct loop *loop)
 	if (read_thread(scratch, address))
 		return 1;
 	walk->search_thread = WORD_AT(scratch->python_thread, python->thread_next);
-	if (is_own_thread(scratch)) {
-		walk->found++;
-		if (!walk->thread || is_active_thread(scratch))
+	if (is_own_thread(scratch) && address != walk->thread) {
+		if (!walk->thread) {
 			walk->thread = address;
+			return 0;
+		}
+		__u64 other = address;
+		if (is_active_thread(scratch)) {
+			other = walk->thread;
+			walk->thread = address;
+		}
+		walk->others[walk->other_count++ & (MAX_OTHER_STATES - 1)] = other;
 	}
 	return 0;
 }
 
-/* Copies the sampled thread's state to python_thread. 0 on success; 1: the interpreter does not know the thread. */
+/* Looks at all states of all interpreters. `thread`, if it is not 0, is the current one already. */
+static __always_inline void search(struct scratch *scratch, __u64 interpreters_head)
+{
+	struct python_walk *walk = &scratch->python_walk;
+	struct loop loop = { .scratch = scratch };
+	walk->search_interpreter = interpreters_head;
+	bpf_loop(MAX_SEARCH_STEPS, search_thread, &loop, 0);
+}
+
+/* Copies the sampled thread's current state to python_thread. 0 on success; 1: the interpreter does not know
+ * the thread. */
 __noinline int find_thread(struct scratch *scratch, __u32 tid, __u64 now)
 {
 	if (!scratch)
 		return 1;
 	struct python_walk *walk = &scratch->python_walk;
 	const struct python *python = &scratch->python;
-	__u64 current, head;
+	__u64 current, head, next;
+	if (read_word(python->runtime + python->runtime_interpreters_head, &head))
+		return 1;
 	if (python->runtime_thread_current &&
 	    !read_word(python->runtime + python->runtime_thread_current, &current) && current &&
 	    !read_thread(scratch, current) && is_own_thread(scratch)) {
 		scratch->sample.flags |= SAMPLE_HOLDS_GIL;
-		return 0;
+		walk->thread = current;
+		if (read_word(head + python->interpreter_next, &next) || !next)
+			return 0; /* there is one interpreter */
+		search(scratch, head);
+		return read_thread(scratch, current);
 	}
-	if (read_word(python->runtime + python->runtime_interpreters_head, &head))
-		return 1;
 	struct found_thread *known = bpf_map_lookup_elem(&found_threads, &tid);
 	if (known && known->instance == python->instance) {
 		int is_recent = now - known->searched_ns < SEARCH_VALID_NS && known->interpreters_head == head &&
 				known->interpreters < 2;
-		walk->found = known->found;
 		/* A new thread may not be in the list yet, and live for one request only. */
 		if (!known->thread && is_recent && now - known->searched_ns < SEARCH_VALID_NS / 20)
 			return 1;
-		if (known->thread && !read_thread(scratch, known->thread) && is_own_thread(scratch) &&
-		    (is_active_thread(scratch) || !python->thread_active_mask || (is_recent && known->found < 2))) {
+		if (known->thread && known->found < 2 && !read_thread(scratch, known->thread) && is_own_thread(scratch) &&
+		    (is_active_thread(scratch) || !python->thread_active_mask || is_recent)) {
 			walk->thread = known->thread;
 			return 0;
 		}
 	}
-	struct loop loop = { .scratch = scratch };
-	walk->thread = 0;
-	walk->found = 0;
-	walk->interpreters = 0;
-	walk->search_thread = 0;
-	walk->search_interpreter = head;
-	bpf_loop(MAX_SEARCH_STEPS, search_thread, &loop, 0);
+	search(scratch, head);
 	struct found_thread answer = {
 		.thread = walk->thread,
 		.searched_ns = now,
 		.interpreters_head = head,
 		.instance = python->instance,
-		.found = walk->found,
+		.found = walk->other_count + !!walk->thread,
 		/* The end of the list was counted, too. */
 		.interpreters = walk->interpreters - 1,
 	};
@@ -382,6 +396,48 @@ static long walk_python_frame(__u32 unused, struct loop *loop)
 	return 0;
 }
 
+/* Notes the frames of the thread state that was copied. */
+static __always_inline void walk_frames(struct scratch *scratch)
+{
+	struct python_walk *walk = &scratch->python_walk;
+	walk->segment_frames = 0;
+	walk->frame = WORD_AT(scratch->python_thread, scratch->python.thread_frame);
+	if (scratch->python.thread_cframe != PYTHON_ABSENT) {
+		__u64 cframe = WORD_AT(scratch->python_thread, scratch->python.thread_cframe);
+		if (read_word(cframe + scratch->python.thread_frame, &walk->frame)) {
+			walk->outcome = OUTCOME_READ_FAILED;
+			return;
+		}
+	}
+	walk->outcome = OUTCOME_TRUNCATED_DEPTH; /* unless the loop ends earlier */
+	struct loop loop = { .scratch = scratch };
+	/* Shims take turns of their own. */
+	bpf_loop(2 * MAX_PYTHON_FRAMES, walk_python_frame, &loop, 0);
+}
+
+/* A thread that runs code in another interpreter has a state in each. Of those that are not current one
+ * may have frames: they are the callers. Which of several calls which is not known. */
+static __always_inline void walk_callers(struct scratch *scratch)
+{
+	struct python_walk *walk = &scratch->python_walk;
+	int are_found = 0;
+	for (__u32 i = 0; i < MAX_OTHER_STATES && i < walk->other_count && walk->outcome == OUTCOME_COMPLETE; i++) {
+		__u32 count = walk->word_count;
+		if (read_thread(scratch, walk->others[i]) || !is_own_thread(scratch))
+			continue;
+		walk_frames(scratch);
+		if (walk->word_count == count)
+			continue;
+		if (are_found) {
+			walk->word_count = count;
+			walk->outcome = OUTCOME_PYTHON_INTERPRETERS;
+		}
+		are_found = 1;
+	}
+	if (walk->other_count > MAX_OTHER_STATES && walk->outcome == OUTCOME_COMPLETE)
+		walk->outcome = OUTCOME_PYTHON_INTERPRETERS;
+}
+
 /* Adds the interpreter's frames of the sampled thread behind the native ones. */
 static __always_inline void walk_python(struct scratch *scratch, __u32 index, __u32 tid, __u64 now)
 {
@@ -394,7 +450,6 @@ static __always_inline void walk_python(struct scratch *scratch, __u32 index, __
 	scratch->python = all[index];
 	scratch->python_walk = (struct python_walk){
 		.thread_pointer = BPF_CORE_READ(task, thread.fsbase),
-		.outcome = OUTCOME_TRUNCATED_DEPTH, /* unless the loop ends earlier */
 	};
 	if (find_thread(scratch, tid, now))
 		return;
@@ -403,22 +458,10 @@ static __always_inline void walk_python(struct scratch *scratch, __u32 index, __
 	sample->flags |= SAMPLE_PYTHON_THREAD;
 	if (scratch->python.thread_active_mask && is_active_thread(scratch))
 		sample->flags |= SAMPLE_HOLDS_GIL;
-	if (scratch->python_walk.found > 1)
-		sample->flags |= SAMPLE_SEVERAL_STATES;
 	if (scratch->python.thread_running_task)
 		note_task(scratch);
-	__u64 frame = WORD_AT(scratch->python_thread, scratch->python.thread_frame);
-	if (scratch->python.thread_cframe != PYTHON_ABSENT) {
-		__u64 cframe = WORD_AT(scratch->python_thread, scratch->python.thread_cframe);
-		if (read_word(cframe + scratch->python.thread_frame, &frame)) {
-			sample->python_outcome = OUTCOME_READ_FAILED;
-			return;
-		}
-	}
-	scratch->python_walk.frame = frame;
-	struct loop loop = { .scratch = scratch };
-	/* Shims take turns of their own. */
-	bpf_loop(2 * MAX_PYTHON_FRAMES, walk_python_frame, &loop, 0);
+	walk_frames(scratch);
+	walk_callers(scratch);
 	sample->python_count = scratch->python_walk.word_count;
 	sample->python_outcome = scratch->python_walk.outcome;
 }

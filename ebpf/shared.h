@@ -218,9 +218,8 @@ struct sample_event {
 };
 _Static_assert(sizeof(struct sample_event) == 96, "struct sample_event");
 
-#define SAMPLE_PYTHON_THREAD 1  /* the interpreter knows the thread */
-#define SAMPLE_HOLDS_GIL 2      /* and it held the interpreter's lock */
-#define SAMPLE_SEVERAL_STATES 4 /* it has several thread states (sub-interpreters) */
+#define SAMPLE_PYTHON_THREAD 1 /* the interpreter knows the thread */
+#define SAMPLE_HOLDS_GIL 2     /* and it held the interpreter's lock */
 
 /* First word of a Python frame: address of the code object and flags; second word: cookie of
  * its content in the high half, offset of the instruction in bytes in the low one

@@ -64,6 +64,10 @@ struct met_code {
 	__u64 cookie;
 };
 
+/* Further states of one thread, in other interpreters, that are looked at; a power of two. With
+ * more, the stack is marked: OUTCOME_PYTHON_INTERPRETERS. */
+#define MAX_OTHER_STATES 4
+
 /* Where the walk along an interpreter's frames is. */
 struct python_walk {
 	__u64 thread;         /* PyThreadState found by a search, or 0 */
@@ -73,9 +77,9 @@ struct python_walk {
 	__u64 frame;          /* to be looked at next */
 	__u32 word_count;
 	__u32 segment_frames; /* since the last shim */
-	__u64 hash;           /* of the code object that was read last */
-	__u32 cookie;         /* its content's */
-	__u32 found;          /* thread states of this thread met by a search */
+	__u64 others[MAX_OTHER_STATES]; /* further states of this thread, met by a search */
+	__u32 other_count;    /* may be more than have room */
+	__u32 cookie;         /* of the code object that was read last */
 	__u32 outcome;
 	__u32 interpreters;   /* met by a search */
 };

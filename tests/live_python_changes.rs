@@ -240,6 +240,13 @@ fn other_interpreters_are_seen() {
                 "{name:20} {arguments:?} {} inside, {called:.2} of them under their caller",
                 inside.count()
             );
+            // Those of the same thread stand under their caller, in its interpreter.
+            if called < if arguments.is_empty() { 0.995 } else { 0.0 } {
+                wrong.push(format!(
+                    "{name} {arguments:?}: {called:.3} under their caller\n{}",
+                    inside.heaviest(3)
+                ));
+            }
             // Entering, compiling and leaving are in the account too.
             if inside.weight_ns() < burnt_ns[1] * 0.85
                 || outside.weight_ns() < burnt_ns[0] * 0.85

@@ -118,6 +118,52 @@ fn gunicorn_workers_running_django_are_seen() {
     assert!(calls.share(under) >= 0.3, "{}", calls.heaviest(4));
 }
 
+/// gunicorn with gevent: each request runs in a greenlet, on a native stack that lies upon another one.
+#[test]
+fn gevent_greenlets_are_seen() {
+    let Some(_turn) = turn() else { return };
+    if !has("wrk") {
+        return;
+    }
+    let port = free_port();
+    let arguments = ["-w", "1", "-k", "gevent", "-b", &format!("127.0.0.1:{port}"), "django_app:application"];
+    let target = start(server(&servers(), "gunicorn", &arguments), port);
+    let _clients = load(port, "/report/7");
+    support::wait_for("a request to be served", || !chains(&target).is_empty());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let calls = see(&target);
+    assert_handler(&calls, &target, 0.3);
+    let serving = calls.filtered(|stack| stack.calls_of("report").next().is_some());
+    let begins = serving.share(begins_as_greenlet);
+    assert!(begins >= 0.995, "{begins}\n{}", serving.heaviest(4));
+}
+
+fn begins_as_greenlet(stack: &Stack) -> bool {
+    stack.calls.first().is_some_and(|call| call.kind == "marker" && call.function == "[greenlet]")
+}
+
+/// A greenlet's calls are its own: none of those of whoever switched to it, nor of the thread on whose stack it lies.
+#[test]
+fn greenlets_that_switch_are_told_apart() {
+    let Some(_turn) = turn() else { return };
+    let target = Target::start_command(server(&servers(), "python3", &["-m", "greenlets"]));
+    support::wait_for("all greenlets to run", || chains(&target).len() == 3);
+    let calls = see(&target);
+    let comparison = calls.compare(&chains(&target));
+    println!("{:.3} % exact", comparison.exact_share() * 100.0);
+    assert!(comparison.exact_share() >= 0.995, "{}", comparison.others.heaviest(6));
+    for (leaf, least, most) in [("leaf", 0.995, 1.0), ("key", 0.995, 1.0), ("between", 0.0, 0.005)] {
+        let of_leaf = calls.filtered(|stack| stack.calls_of(leaf).next().is_some());
+        let begins = of_leaf.share(begins_as_greenlet);
+        assert!(
+            of_leaf.count() > 500 && (least..=most).contains(&begins),
+            "{leaf}: {begins} of {}\n{}",
+            of_leaf.count(),
+            of_leaf.heaviest(4)
+        );
+    }
+}
+
 /// uvicorn: requests are coroutines of one thread.
 #[test]
 fn uvicorn_coroutines_are_seen() {

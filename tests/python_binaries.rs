@@ -131,6 +131,22 @@ fn incomplete_python_is_an_error_that_says_so() {
     assert!(error.to_string().contains("0x20712f0"), "{error}");
 }
 
+/// Other Pythons are no error of the file's: they are named, with what becomes of them.
+#[test]
+fn other_pythons_are_named() {
+    let built = |name: &str, export: &str| {
+        std::fs::read(built_pretended_python(name, &format!("-DOTHER={export}"))).expect("just built")
+    };
+    for (name, export, told) in
+        [("libpypy.so", "pypy_execute_source", "PyPy"), ("libold.so", "PyEval_EvalFrameEx", "before 3.7")]
+    {
+        let elf = built(name, export);
+        let error = recognise(&elf).expect_err("no supported Python").to_string();
+        assert!(error.contains(told) && error.contains("is seen as a C program"), "{error}");
+    }
+    assert!(python(&built("libother.so", "PyRun_SimpleString")).is_none());
+}
+
 fn stripped(library: &Path) -> Vec<u8> {
     let directory = support::scratch();
     let copy = directory.path().join("stripped.so");

@@ -41,6 +41,10 @@ pub enum PythonGap {
     Cut(Outcome),
     /// The native stack contradicts them; they are left out.
     Disagreement,
+    /// The native stack has more calls of the interpreter's loop than frames were found for.
+    Callers,
+    /// None are: a greenlet begins here.
+    Greenlet,
 }
 
 impl PythonGap {
@@ -51,6 +55,8 @@ impl PythonGap {
             Self::Untold => "[Python function whose name was lost]".to_owned(),
             Self::Cut(outcome) => format!("[Python callers missing: {}]", outcome.text()),
             Self::Disagreement => "[Python frames left out: the native stack contradicts them]".to_owned(),
+            Self::Callers => "[Python callers missing: not among the thread's frames]".to_owned(),
+            Self::Greenlet => "[greenlet]".to_owned(),
         }
     }
 }

@@ -65,6 +65,8 @@ pub struct Module {
     pub python: Option<Arc<PythonModule>>,
     /// Where a thread's running asyncio task is, if this file tells.
     pub tasks: Option<AsyncioOffsets>,
+    /// It is greenlet's extension module, which runs many native stacks on one thread.
+    pub is_greenlet: bool,
     is_open: bool,
 }
 
@@ -106,6 +108,7 @@ impl Modules {
     fn push(&mut self, display: String) -> ModuleId {
         let id = ModuleId(self.list.len() as u32);
         let rows = Rows::NotAsked;
+        let is_greenlet = is_greenlet(&display);
         self.list.push(Module {
             display,
             source: None,
@@ -114,6 +117,7 @@ impl Modules {
             rows,
             python: None,
             tasks: None,
+            is_greenlet,
             is_open: false,
         });
         id
@@ -158,7 +162,8 @@ impl Modules {
         for mapped in mappings {
             let Some(id) = mapped.module else { continue };
             let module = &self.list[id.0 as usize];
-            if !module.is_open && ["python", ASYNCIO].iter().any(|word| module.display.contains(word)) {
+            if !module.is_open && ["python", "pypy", ASYNCIO].iter().any(|word| module.display.contains(word))
+            {
                 self.open(id, pid, &mapped.mapping);
             }
         }
@@ -196,6 +201,12 @@ impl Modules {
     pub fn iter(&self) -> impl Iterator<Item = (ModuleId, &Module)> {
         (0..).map(ModuleId).zip(&self.list)
     }
+}
+
+/// `_greenlet.cpython-311-x86_64-linux-gnu.so`, up to version 0.4 `greenlet.cpython-…`.
+fn is_greenlet(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.trim_start_matches('_').strip_prefix("greenlet").is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// Part of the name of the extension module in a file of its own.

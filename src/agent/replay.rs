@@ -17,7 +17,7 @@ use crate::sampler::{Event, Tables};
 use crate::symbolize::PerfMapReader;
 use crate::sys::abi::{Counters, FRAME_INTERRUPTED, ProcessChange, PythonFrame, SampleRecord, comm_text};
 use crate::target::select::Selector;
-use crate::unwind::python::merge::{Link, Piece, Wholeness, merge};
+use crate::unwind::python::merge::{Link, Merged, Piece, Wholeness, merge, own_frames};
 
 /// How long after an exec the new program's libraries are looked for at once.
 const EXEC_BURST_NS: u64 = 40_000_000;
@@ -219,7 +219,14 @@ impl Replay {
             process.is_dirty = true;
         }
         let was_walked = process.python.walked().is_some();
-        let frames = with_python(frames, process, sample, outcome, &self.codes);
+        let greenlet = greenlet_frames(&frames, process, sample, &self.modules);
+        if let Some(count) = greenlet {
+            // What lies below is another stack, of another moment even; whether its end was found says nothing.
+            frames.truncate(count);
+            outcome = Outcome::Complete;
+        }
+        let mut frames = with_python(frames, process, sample, outcome, &self.codes);
+        frames.extend(greenlet.map(|_| RawFrame::PythonGap(PythonGap::Greenlet)));
         if was_walked && process.python.walked().is_none() {
             process.is_dirty = true;
             self.doubts.insert(format!(
@@ -292,6 +299,34 @@ impl Replay {
     }
 }
 
+fn links(python: &[PythonFrame]) -> Vec<Link> {
+    python.iter().map(|frame| Link { is_entry: frame.is_entry, is_empty: frame.is_empty }).collect()
+}
+
+fn python_outcome(sample: &SampleRecord<'_>) -> Outcome {
+    Outcome::from_number(sample.python_outcome).unwrap_or(Outcome::UnsupportedRule)
+}
+
+/// How many of `frames`, leaf first, are of the greenlet that runs; `None` if none does.
+fn greenlet_frames(
+    frames: &[RawFrame],
+    process: &Process,
+    sample: &SampleRecord<'_>,
+    modules: &Modules,
+) -> Option<usize> {
+    let is_greenlet = |frame: &RawFrame| match frame {
+        RawFrame::Module(id, _) => modules.get(*id).is_greenlet,
+        _ => false,
+    };
+    let is_followed = sample.python_instance != 0 && python_outcome(sample).is_complete();
+    if !is_followed || !frames.iter().any(is_greenlet) {
+        return None;
+    }
+    let is_loop: Vec<bool> = frames.iter().map(|frame| process.python.is_loop(frame)).collect();
+    let python: Vec<PythonFrame> = sample.python_frames().collect();
+    own_frames(&is_loop, |index| is_greenlet(&frames[index]), &links(&python))
+}
+
 /// `frames` with those of the interpreter in their places, leaf first.
 fn with_python(
     frames: Vec<RawFrame>,
@@ -309,23 +344,20 @@ fn with_python(
         return frames.into_iter().chain([gap]).collect();
     }
     let python: Vec<PythonFrame> = sample.python_frames().collect();
-    let links: Vec<Link> =
-        python.iter().map(|frame| Link { is_entry: frame.is_entry, is_empty: frame.is_empty }).collect();
     let is_loop: Vec<bool> = frames.iter().map(|frame| process.python.is_loop(frame)).collect();
-    let python_outcome = Outcome::from_number(sample.python_outcome).unwrap_or(Outcome::UnsupportedRule);
-    let whole = Wholeness {
-        native: outcome.is_complete(),
-        python: python_outcome.is_complete(),
-        several_states: sample.several_states,
-    };
-    let merged = merge(&is_loop, &links, whole);
+    let python_outcome = python_outcome(sample);
+    let whole = Wholeness { native: outcome.is_complete(), python: python_outcome.is_complete() };
+    let merged = merge(&is_loop, &links(&python), whole);
     process.python.judge(merged.is_ok() && python.iter().all(|frame| !frame.is_unread));
-    let Ok(pieces) = merged else {
+    let Ok(Merged { pieces, lacks_callers }) = merged else {
         return frames.into_iter().chain([RawFrame::PythonGap(PythonGap::Disagreement)]).collect();
     };
     let task = sample.task.map(RawFrame::Task);
     let last = pieces.iter().rposition(|piece| matches!(piece, Piece::Python(_)));
-    let cut = (!python_outcome.is_complete()).then_some(RawFrame::PythonGap(PythonGap::Cut(python_outcome)));
+    let cut = match whole.python {
+        false => Some(RawFrame::PythonGap(PythonGap::Cut(python_outcome))),
+        true => lacks_callers.then_some(RawFrame::PythonGap(PythonGap::Callers)),
+    };
     let mut all = Vec::with_capacity(pieces.len() + 1);
     if last.is_none() {
         all.extend(cut);

@@ -59,6 +59,8 @@ outcomes! {
     KernelStackFailed = 12, false, "kernel stack not readable";
     /// The interpreter's list of frames had no end or beginning at this instant; the native part is there.
     PythonEntering = 13, false, "interpreter was linking a new frame";
+    /// Which of the thread's interpreters called which is not known.
+    PythonInterpreters = 14, false, "thread is in more than two interpreters";
 }
 
 #[cfg(test)]

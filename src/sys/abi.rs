@@ -236,8 +236,6 @@ pub struct SampleRecord<'a> {
     pub python_instance: u32,
     /// The thread held its interpreter's lock.
     pub holds_gil: bool,
-    /// The thread has several thread states, only one of whose frames are told.
-    pub several_states: bool,
     /// Thread name, zero padded.
     pub thread_comm: [u8; COMM_BYTES],
     /// Main thread's name, zero padded.
@@ -384,7 +382,6 @@ impl<'a> Record<'a> {
             python_outcome,
             python_instance,
             holds_gil: flags & 2 != 0,
-            several_states: flags & 4 != 0,
             thread_comm,
             process_comm,
             kernel,

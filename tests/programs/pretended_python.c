@@ -1,5 +1,9 @@
 /* Truth: it has the symbols of a CPython of version VERSION, and an evaluation loop that gcc splits in two.
- * With CALLS, the loop calls functions that execute instructions, as --with-tail-call-interp has it. */
+ * With CALLS, the loop calls functions that execute instructions, as --with-tail-call-interp has it. With OTHER, it has
+ * nothing but a function of this name, which other Pythons export. */
+#ifdef OTHER
+int OTHER(const char *source) { return *source; }
+#else
 #ifndef VERSION
 #define VERSION 0x030b05f0
 #endif
@@ -73,4 +77,5 @@ int main(int argc, char **argv)
 {
 	return (int)_PyEval_EvalFrameDefault((unsigned char *)argv[0], (long *)argv) + argc;
 }
+#endif
 #endif

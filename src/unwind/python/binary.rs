@@ -28,6 +28,9 @@ use super::exports::{Export, Exports};
 
 /// Every interpreter has it, and nothing else.
 const RUNTIME: &str = "_PyRuntime";
+/// What others export and CPython from 3.7 on does not without `_PyRuntime`.
+const OTHERS: [(&str, &str); 2] =
+    [("pypy_execute_source", "PyPy"), ("PyEval_EvalFrameEx", "CPython before 3.7")];
 /// Holds it, from 3.10 on.
 const RUNTIME_SECTION: &str = ".PyRuntime";
 /// `_Py_Debug_Cookie`.
@@ -60,10 +63,15 @@ pub struct PythonBinary {
 }
 
 /// The CPython in `elf`, `None` if there is none, which takes a microsecond or two to tell. Errors: an
-/// `UnsupportedTarget` that lacks what every supported version has; `Corrupt`.
+/// `UnsupportedTarget`, for other Pythons and one that lacks what every supported version has; `Corrupt`.
 pub fn recognise(elf: &[u8]) -> Result<Option<PythonBinary>> {
     let Some(exports) = Exports::parse(elf, RUNTIME, RUNTIME_SECTION) else { return Ok(None) };
-    let Some(runtime) = exports.find(RUNTIME) else { return Ok(None) };
+    let Some(runtime) = exports.find(RUNTIME) else {
+        let other = OTHERS.iter().find(|(symbol, _)| exports.find(symbol).is_some());
+        return other.map_or(Ok(None), |(_, name)| {
+            Err(Error::new(ErrorKind::UnsupportedTarget, format!("{name} is seen as a C program")))
+        });
+    };
     let find = |name: &str| {
         let missing = || Error::new(ErrorKind::UnsupportedTarget, format!("a Python without `{name}`"));
         exports.find(name).ok_or_else(missing)

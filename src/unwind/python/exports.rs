@@ -88,9 +88,13 @@ impl<'a> Exports<'a> {
             }
         }
         let hashed = dynamic.and_then(|dynamic| hashed_table(&segments, dynamic));
+        let is_dynamic = hashed.is_some();
         let mut exports = Self { segments, table: hashed.unwrap_or(SymbolTable::NONE) };
         if exports.find(symbol).is_none() {
-            exports.table = listed_table(header, elf, section)?;
+            match listed_table(header, elf, section) {
+                Some(listed) => exports.table = listed,
+                None => return is_dynamic.then_some(exports),
+            }
         }
         Some(exports)
     }
