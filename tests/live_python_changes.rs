@@ -305,6 +305,10 @@ fn hostile_interpreters_are_survived() {
         );
         assert!(peak < 256 << 20, "{name}: {} MiB", peak >> 20);
         assert!(text.len() < 64 << 20, "{name}: {} bytes", text.len());
+        // What was spoilt is marked in its stack, and counted at the end.
+        let spoilt = calls.share(|stack| stack.calls.iter().any(|call| call.kind == "marker"));
+        let told = run.stderr.lines().any(|line| line.contains(" × Python ") || line.contains("contradict"));
+        assert!(told == (spoilt > 0.0) && told, "{name}: {spoilt} marked\n{}", run.stderr);
         assert!(longest < Some(4096), "{name}: a name of {longest:?} bytes");
         assert!(
             calls.count() > 1000 && named > 0.3,

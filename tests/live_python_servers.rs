@@ -139,7 +139,7 @@ fn gevent_greenlets_are_seen() {
 }
 
 fn begins_as_greenlet(stack: &Stack) -> bool {
-    stack.calls.first().is_some_and(|call| call.kind == "marker" && call.function == "[greenlet]")
+    stack.calls.first().is_some_and(|call| call.function == "[greenlet]")
 }
 
 /// A greenlet's calls are its own: none of those of whoever switched to it, nor of the thread on whose stack it lies.

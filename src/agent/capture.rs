@@ -24,6 +24,8 @@ pub enum RawFrame {
     Python(CodeId, Option<u32>),
     /// Not a call: all that follows ran for this asyncio task.
     Task(u64),
+    /// Not a call: a greenlet begins here.
+    Greenlet,
     /// Python frames are missing here.
     PythonGap(PythonGap),
     /// In no mapping that was known.
@@ -43,8 +45,6 @@ pub enum PythonGap {
     Disagreement,
     /// The native stack has more calls of the interpreter's loop than frames were found for.
     Callers,
-    /// None are: a greenlet begins here.
-    Greenlet,
 }
 
 impl PythonGap {
@@ -56,7 +56,6 @@ impl PythonGap {
             Self::Cut(outcome) => format!("[Python callers missing: {}]", outcome.text()),
             Self::Disagreement => "[Python frames left out: the native stack contradicts them]".to_owned(),
             Self::Callers => "[Python callers missing: not among the thread's frames]".to_owned(),
-            Self::Greenlet => "[greenlet]".to_owned(),
         }
     }
 }

@@ -111,6 +111,7 @@ fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, j
             RawFrame::Task(task) => {
                 Frame::named(FrameKind::Python, format!("task {}", codes.task_name(*task)))
             }
+            RawFrame::Greenlet => Frame::named(FrameKind::Native, "[greenlet]"),
             RawFrame::PythonGap(gap) => Frame::named(FrameKind::Marker, gap.text()),
             RawFrame::Offset(id, offset) => {
                 let path = &modules.get(*id).display;

@@ -226,7 +226,7 @@ impl Replay {
             outcome = Outcome::Complete;
         }
         let mut frames = with_python(frames, process, sample, outcome, &self.codes);
-        frames.extend(greenlet.map(|_| RawFrame::PythonGap(PythonGap::Greenlet)));
+        frames.extend(greenlet.map(|_| RawFrame::Greenlet));
         if was_walked && process.python.walked().is_none() {
             process.is_dirty = true;
             self.doubts.insert(format!(

@@ -67,16 +67,18 @@ pub fn end_lines(profile: &Profile, written: &Written) -> String {
     let samples = profile.sample_count();
     let mut lines = format!("wrote {} ({})\n", printable(&written.label), size(written.size_bytes));
     let outcomes = profile.outcomes();
-    let complete: u64 = outcomes.iter().filter(|(outcome, _)| outcome.is_complete()).map(|(_, n)| n).sum();
     let _ = writeln!(
         lines,
         "  {} in {}, {} complete",
         counted(samples, "sample"),
         duration(Duration::from_nanos(recording.elapsed_ns)),
-        percent(complete, samples),
+        percent(profile.complete_count(), samples),
     );
     for (outcome, number) in outcomes.iter().filter(|(outcome, n)| !outcome.is_complete() && **n > 0) {
         let _ = writeln!(lines, "  {} × {}", count(*number), outcome.text());
+    }
+    for (marker, number) in profile.gaps() {
+        let _ = writeln!(lines, "  {} × {}", count(number), marker.trim_matches(['[', ']']));
     }
     if recording.left_out > 0 {
         let left_out = counted(recording.left_out, "sample");

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Frame, Outcome};
+use super::{Frame, FrameKind, Outcome};
 
 /// Index into [`Profile::stacks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,6 +149,26 @@ impl Profile {
         outcomes
     }
 
+    /// Samples whose stack reaches the thread's start without a gap.
+    pub fn complete_count(&self) -> u64 {
+        let complete = self.samples.iter().filter(|sample| sample.outcome.is_complete());
+        let reaching: u64 = complete.map(|sample| sample.count).sum();
+        reaching - self.gaps().values().sum::<u64>()
+    }
+
+    /// Samples whose stack reaches the thread's start, but lacks frames in between, by the marker that says why;
+    /// of several markers, the one nearest to the leaf.
+    pub fn gaps(&self) -> BTreeMap<&str, u64> {
+        let is_gap = |frame: &&Frame| frame.kind == FrameKind::Marker;
+        let mut gaps = BTreeMap::new();
+        for sample in self.samples.iter().filter(|sample| sample.outcome.is_complete()) {
+            if let Some(marker) = self.frames_of(sample.stack).find(is_gap) {
+                *gaps.entry(&*marker.function).or_default() += sample.count;
+            }
+        }
+        gaps
+    }
+
     /// Leaves out all samples of threads that did not hold the lock of their Python interpreter;
     /// how many is told in the recording.
     pub fn keep_gil_holders(&mut self) {
@@ -174,6 +194,35 @@ impl Default for Root {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A stack with a gap is not complete, and is counted once, by what stands nearest to its leaf.
+    #[test]
+    fn gaps_are_counted_once() {
+        let frame = |kind, function| Frame::named(kind, function);
+        let frames = vec![
+            frame(FrameKind::Native, "f"),
+            frame(FrameKind::Marker, "[a]"),
+            frame(FrameKind::Marker, "[b]"),
+        ];
+        let sample = |stack, outcome, count| Sample {
+            root: Root::default(),
+            stack: StackId(stack),
+            outcome,
+            holds_gil: false,
+            count,
+            weight_ns: 1,
+        };
+        let samples = vec![
+            sample(0, Outcome::Complete, 10),
+            sample(1, Outcome::Complete, 3),
+            sample(2, Outcome::Complete, 4),
+            sample(1, Outcome::ReadFailed, 5),
+        ];
+        let stacks = vec![vec![0, 0], vec![0, 1], vec![1, 0, 2]];
+        let profile = Profile { frames, stacks, samples, ..Profile::default() };
+        assert_eq!(profile.gaps(), BTreeMap::from([("[a]", 7)]));
+        assert_eq!(profile.complete_count(), 10);
+    }
 
     /// Samples without the lock go, and are counted once however often they are looked for.
     #[test]

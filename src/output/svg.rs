@@ -225,15 +225,12 @@ fn title(profile: &Profile) -> String {
 fn summary(profile: &Profile) -> String {
     let recording = &profile.recording;
     let samples = profile.sample_count();
-    let outcomes = profile.outcomes();
-    let complete =
-        outcomes.iter().filter(|(outcome, _)| outcome.is_complete()).map(|(_, number)| number).sum();
     let lost = recording.lost.values().fold(0_u64, |sum, number| sum.saturating_add(*number));
     let mut text = format!(
         "{} · {}, {} complete, {} lost · {}",
         quantity::duration(Duration::from_nanos(recording.elapsed_ns)),
         quantity::counted(samples, "sample"),
-        quantity::percent(complete, samples),
+        quantity::percent(profile.complete_count(), samples),
         quantity::percent(lost, samples.saturating_add(lost)),
         date::utc(recording.started_unix_ns / 1_000_000_000),
     );
