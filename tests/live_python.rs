@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use support::{
-    Calls, History, Python, Stack, Target, chains, lines_of, marked_lines, pythons, record_burning,
-    record_burning_json, some_pythons, turn,
+    Calls, History, Python, Stack, Target, chains, lines_of, marked_lines, python_with_numpy, pythons,
+    record_burning, record_burning_json, some_pythons, turn,
 };
 
 const TOLERANCE: f64 = 0.01;
@@ -251,6 +251,30 @@ fn chains_of_every_shape_are_exact() {
     let Some(_turn) = turn() else { return };
     let seen = see_each(pythons(), "shapes.py", &[], 1500);
     assert_none(&seen.iter().flat_map(|seen| wrong_chains(seen, 0.6)).collect::<Vec<_>>());
+}
+
+/// numpy sorts, multiplies in the BLAS and calls back: shares to one point, and its C stands under what called it.
+#[test]
+fn numpy_stands_under_its_callers() {
+    let Some(_turn) = turn() else { return };
+    let Some(python) = python_with_numpy() else {
+        assert!(std::env::var_os("CI").is_none(), "scripts/pythons fetches numpy");
+        println!("skipped: there is no numpy: run scripts/pythons");
+        return;
+    };
+    let seen = see_alone(vec![python], "arrays.py", 4000).next().expect("one was recorded");
+    let comparison = seen.calls.compare(&seen.chains);
+    let burnt: f64 = seen.burnt_ns[..3].iter().sum();
+    for (slot, leaf) in ["order", "product", "scaled"].iter().enumerate() {
+        let share = seen.calls.share(|stack| stack.calls_of(leaf).next().is_some());
+        let expected = seen.burnt_ns[slot] / burnt;
+        let (exact, without) = (comparison.exact.count_of(slot), comparison.without_native.count_of(slot));
+        println!("{leaf:8} {share:.3} expected {expected:.3}; {exact} exact, {without} without their C");
+        assert!((share - expected).abs() < TOLERANCE, "{}", seen.calls.heaviest(6));
+        // What Python does between the calls of C is little.
+        assert!(without as f64 <= (exact + without) as f64 * 0.03, "{}", comparison.others.heaviest(4));
+    }
+    assert!(comparison.exact_share() >= EXACT, "{}", comparison.others.heaviest(6));
 }
 
 /// Python calls C calls Python: sorted, map, filter, reduce, re.sub, json and the C library's qsort stand where they

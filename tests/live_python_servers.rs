@@ -164,6 +164,34 @@ fn greenlets_that_switch_are_told_apart() {
     }
 }
 
+/// uwsgi, a C program with Python as a plugin, serving Django.
+#[test]
+fn python_embedded_in_uwsgi_is_seen() {
+    let Some(_turn) = turn() else { return };
+    if !has("wrk") || !has("uwsgi") {
+        return;
+    }
+    let (port, folder) = (free_port(), servers());
+    let mut command = Command::new("uwsgi");
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+    command
+        .args(["--plugin", "python3", "--master", "--processes", "2", "--module", "django_app:application"])
+        .args(["--http-socket", &format!("127.0.0.1:{port}"), "--virtualenv"])
+        .arg(&folder)
+        .env("PYTHONPATH", format!("{0}/servers:{0}/python", programs.display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let target = start(command, port);
+    let _clients = load(port, "/report/7");
+    support::wait_for("a request to be served", || !chains(&target).is_empty());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let calls = see(&target);
+    assert_handler(&calls, &target, 0.3);
+    let serving = calls.filtered(|stack| stack.calls_of("report").next().is_some());
+    let under_c = serving.share(|stack| stack.has("uwsgi_request_wsgi"));
+    assert!(under_c >= 0.995, "{under_c}\n{}", serving.heaviest(4));
+}
+
 /// uvicorn: requests are coroutines of one thread.
 #[test]
 fn uvicorn_coroutines_are_seen() {

@@ -26,7 +26,8 @@ pub use golden::{golden, golden_picture};
 pub use history::{History, stolen_ns};
 pub use profile::{completeness, processes, weight_ns};
 pub use python::{
-    Python, chains, lines_of, marked_lines, python_versions, pythons, readable_pythons, some_pythons,
+    Python, chains, lines_of, marked_lines, python_versions, python_with_numpy, pythons, readable_pythons,
+    some_pythons,
 };
 pub use run::{
     Run, Shot, TIMES, command, record, record_burning, record_burning_json, record_json, scratch, scratch_in,

@@ -49,8 +49,7 @@ fn pythons_of(minors: RangeInclusive<u8>) -> Vec<Python> {
     for version in pyenv.iter().flat_map(|pyenv| entries(&pyenv.join("versions"))) {
         found.extend(Python::at("pyenv", version.join("bin/python3"), None));
     }
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is below the target directory");
-    for tree in entries(&target.join("pythons")) {
+    for tree in trees() {
         let name = tree.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for minor in minors.clone() {
             let path = PathBuf::from(format!("/usr/bin/python3.{minor}"));
@@ -75,6 +74,12 @@ fn pythons_of(minors: RangeInclusive<u8>) -> Vec<Python> {
     found
 }
 
+/// The one that has numpy: Debian 12's, in a tree of its own. `None` where `scripts/pythons` did not fetch it.
+pub fn python_with_numpy() -> Option<Python> {
+    let tree = trees().into_iter().find(|tree| tree.ends_with("bookworm"))?;
+    Python::at("bookworm", "/usr/bin/python3.11".into(), Some(tree))
+}
+
 /// One of each minor version, oldest first: for claims that depend on the version, not on how it was built.
 pub fn python_versions() -> Vec<Python> {
     let mut chosen = pythons();
@@ -91,6 +96,12 @@ pub fn some_pythons() -> Vec<Python> {
         .enumerate()
         .filter(|(n, python)| [0, last].contains(n) || python.name.starts_with("system"));
     chosen.map(|(_, python)| python.clone()).collect()
+}
+
+/// Those that `scripts/pythons` fetched.
+fn trees() -> Vec<PathBuf> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is below the target directory");
+    entries(&target.join("pythons"))
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
