@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use txprof::model::{Avma, Svma};
 use txprof::sampler::{RowsOf, SliceEntry, Tables};
 use txprof::sys::bpf::{Bpf, BpfSettings};
+use txprof::sys::table_memory::TableCapacity;
 use txprof::unwind::{Page, Row, Rule, Table};
 
 /// Room for three tables of [`table`].
@@ -17,10 +18,7 @@ const ROWS: u32 = 3 * 1000;
 fn small_tables() -> Option<(std::sync::MutexGuard<'static, ()>, Bpf, Tables)> {
     let turn = support::turn()?;
     let settings = BpfSettings {
-        row_capacity: ROWS,
-        page_capacity: 16,
-        mapping_capacity: 8,
-        python_capacity: 1,
+        capacity: TableCapacity { rows: ROWS, pages: 16, mappings: 8, pythons: 1 },
         ring_bytes: 4096,
         cpu_capacity: 1,
         follow_children: true,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::module::{ModuleId, Modules, Rows};
 use super::process::{MappedModule, Process, Processes};
 use crate::model::{Mapping, Svma};
-use crate::sampler::{BpfSampler, Built, Job, RowsOf, SliceEntry, SliceId, TableBuilder, Tables};
+use crate::sampler::{Built, Job, RowsOf, Sampler, SliceEntry, SliceId, TableBuilder, Tables};
 use crate::{ErrorKind, Result};
 
 /// Requests for rows and their arrival.
@@ -157,7 +157,7 @@ impl Coverage {
 
 /// Tells the walker about every process whose mappings changed. Processes that still share
 /// their mappings after a fork share a slice.
-pub fn tell_walker(sampler: &mut BpfSampler, processes: &mut Processes, modules: &mut Modules) -> Result<()> {
+pub fn tell_walker(sampler: &mut Sampler, processes: &mut Processes, modules: &mut Modules) -> Result<()> {
     let mut slices: HashMap<*const Vec<MappedModule>, (SliceId, usize)> = HashMap::new();
     for (pid, process) in processes.iter_mut().filter(|(_, process)| process.is_dirty) {
         process.is_dirty = false;

@@ -1,7 +1,7 @@
 //! One recording, from attaching to a named profile.
 //!
 //! ```text
-//! BpfSampler ──events──► Recorder ──addresses──► Capture ──► naming ──► Profile
+//! Sampler ────events──► Recorder ──addresses──► Capture ──► naming ──► Profile
 //!     ▲                     │ keeps Processes and Modules
 //!     └── mappings, rows ───┴──jobs──► TableBuilder (threads)
 //! ```
@@ -10,28 +10,18 @@
 //! what is mapped where, and turns each pc into a place in a file at once, so
 //! that nothing depends on the process still being there at the end.
 
-#[cfg(feature = "bpf")]
 pub mod capture;
-#[cfg(feature = "bpf")]
 pub mod codes;
-#[cfg(feature = "bpf")]
 pub mod coverage;
 pub mod governor;
-#[cfg(feature = "bpf")]
 pub mod module;
-#[cfg(feature = "bpf")]
 pub mod naming;
-#[cfg(feature = "bpf")]
 pub mod process;
-#[cfg(feature = "bpf")]
 pub mod python;
-#[cfg(feature = "bpf")]
 pub mod recorder;
-#[cfg(feature = "bpf")]
 mod replay;
 pub mod self_stats;
-#[cfg(feature = "bpf")]
+pub mod snapshot;
 pub mod thread_names;
 
-#[cfg(feature = "bpf")]
 pub use recorder::{Options, Progress, Recorder};

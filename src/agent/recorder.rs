@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::capture::Capture;
 use super::coverage::{Coverage, tell_walker};
 use super::governor::{Governor, Spent};
 use super::module::ModuleId;
 use super::naming::{Named, name};
 use super::process::Process;
 use super::replay::Replay;
-use super::self_stats::{monotonic_ns, own_cpu_ns, peak_rss_bytes};
+use super::self_stats::{own_cpu_ns, peak_rss_bytes};
 use crate::Result;
 use crate::model::{Cost, FileId, Outcome, Profile, RateChange, Recording};
-use crate::sampler::bpf::SamplerSettings;
-use crate::sampler::{BpfSampler, TableBuilder, TableCache};
+use crate::sampler::{Sampler, SamplerSettings, TableBuilder, TableCache};
 use crate::symbolize::Config;
 use crate::sys::abi::Counters;
-use crate::sys::perf_event::EventSource;
+use crate::sys::clock::monotonic_ns;
 use crate::target::select::Selector;
 
 /// How to record.
@@ -65,7 +65,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// A recording in progress.
 pub struct Recorder {
     options: Options,
-    sampler: BpfSampler,
+    sampler: Sampler,
     replay: Replay,
     began: Baseline,
     rate_changes: Vec<RateChange>,
@@ -83,12 +83,16 @@ struct Baseline {
 }
 
 impl Recorder {
-    /// Loads and attaches everything, makes `pids` targets and prepares their rows. They are what
+    /// Makes `pids` targets of `sampler` and prepares their rows. They are what
     /// `selector` has found; it is asked again for what started since, and, while `watch_all` is
     /// set, about processes that start later.
-    pub fn attach(options: Options, pids: &[u32], selector: Option<Selector>) -> Result<Self> {
+    pub fn attach(
+        mut sampler: Sampler,
+        options: Options,
+        pids: &[u32],
+        selector: Option<Selector>,
+    ) -> Result<Self> {
         let builder = TableBuilder::start(TableCache::open())?;
-        let mut sampler = BpfSampler::open(&options.sampler)?;
         sampler.pythons.wants_tasks = options.tasks;
         let coverage = Coverage::new(builder);
         let follow_children = options.sampler.follow_children;
@@ -137,7 +141,7 @@ impl Recorder {
                     self.replay.processes.insert(*pid, process);
                 }
                 // It ended just now, perhaps before its end could be told as an event.
-                Ok(()) | Err(_) => self.sampler.remove_target(*pid),
+                Ok(()) | Err(_) => self.sampler.backend_mut().remove_process(*pid),
             }
         }
         tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
@@ -168,7 +172,7 @@ impl Recorder {
             own_cpu_ns: own_cpu_ns(),
             unix_ns: unix.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)),
         };
-        self.sampler.enable()?;
+        self.sampler.backend_mut().enable()?;
         // New mappings are told from here on; what changed since the targets were added was not.
         self.replay.scan_all();
         tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
@@ -177,7 +181,7 @@ impl Recorder {
     /// Records until the duration is over, `stop` is set or all targets are gone.
     /// `observe` is called about once a second.
     pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Progress)) -> Result<()> {
-        let nominal_ns = self.sampler.clock().period_ns();
+        let nominal_ns = self.sampler.backend().period_ns();
         let mut governor =
             self.options.max_overhead_percent.map(|percent| Governor::new(percent, nominal_ns));
         let end_ns = self
@@ -189,7 +193,7 @@ impl Recorder {
             let now_ns = monotonic_ns();
             if now_ns >= next_second_ns {
                 next_second_ns = now_ns + SECOND_NS;
-                let counters = self.sampler.counters()?;
+                let counters = self.sampler.backend().counters()?;
                 observe(self.progress(now_ns, counters));
                 self.govern(&mut governor, now_ns, counters)?;
                 self.bury_unheard(counters.events_lost);
@@ -203,8 +207,34 @@ impl Recorder {
             let tick = if busy { BUSY_TICK } else { TICK };
             self.drain(tick.min(Duration::from_nanos(left_ns)))?;
         }
-        self.sampler.disable()?;
+        self.sampler.backend_mut().disable()?;
         self.drain(Duration::ZERO)?;
+        self.elapsed_ns = monotonic_ns().saturating_sub(self.began.time_ns);
+        self.replay.refresh_jit();
+        self.replay.name_threads();
+        Ok(())
+    }
+
+    /// Catches every thread once instead of recording for a time. Rows that are not there yet are waited for.
+    pub fn sweep(&mut self) -> Result<()> {
+        /// Each brings the rows that the one before it missed, one library deeper; more are never needed in practice.
+        const MAX_SWEEPS: usize = 4;
+        for _ in 0..MAX_SWEEPS {
+            self.replay.capture = Capture::default();
+            let replay = &mut self.replay;
+            self.sampler.sweep(|tables, event| replay.apply(tables, event))?;
+            tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)?;
+            let lacks_rows = |outcome: &Outcome| {
+                matches!(
+                    outcome,
+                    Outcome::TableNotLoaded | Outcome::MappingsNotLoaded | Outcome::UnknownMapping
+                )
+            };
+            if !self.replay.capture.outcomes().keys().any(lacks_rows) {
+                break;
+            }
+            self.prepare()?;
+        }
         self.elapsed_ns = monotonic_ns().saturating_sub(self.began.time_ns);
         self.replay.refresh_jit();
         self.replay.name_threads();
@@ -215,7 +245,7 @@ impl Recorder {
     fn bury_unheard(&mut self, events_lost: u64) {
         if std::mem::replace(&mut self.events_lost, events_lost) != events_lost {
             let known = self.replay.processes.keys().copied();
-            let gone: Vec<u32> = known.filter(|pid| !self.sampler.has_target(*pid)).collect();
+            let gone: Vec<u32> = known.filter(|pid| !self.sampler.backend().has_process(*pid)).collect();
             for pid in gone {
                 self.replay.bury(&mut self.sampler.tables, pid);
             }
@@ -235,7 +265,7 @@ impl Recorder {
         let spent = Spent { time_ns: now_ns, cost_ns: own_cpu_ns() + counters.run_ns };
         if let Some(period_ns) = governor.decide(spent) {
             // Not `now_ns`: samples since then were still taken at the old rate.
-            self.sampler.set_period_ns(period_ns, monotonic_ns())?;
+            self.sampler.backend_mut().set_period_ns(period_ns, monotonic_ns())?;
             let at_ns = now_ns.saturating_sub(self.began.time_ns);
             self.rate_changes.push(RateChange { at_ns, period_ns });
         }
@@ -259,21 +289,19 @@ impl Recorder {
 
     /// Ends the recording: names all addresses. `step` is told what is being read.
     pub fn finish(self, target: String, config: Config, step: &mut dyn FnMut(&str)) -> Result<Profile> {
-        let counters = self.sampler.counters()?;
+        let backend = self.sampler.backend();
+        let counters = backend.counters()?;
         let cost = Cost {
             own_cpu_ns: own_cpu_ns().saturating_sub(self.began.own_cpu_ns),
             bpf_run_ns: Some(counters.run_ns),
             bpf_runs: Some(counters.samples),
             peak_rss_bytes: peak_rss_bytes(),
-            bpf_memory_bytes: self.sampler.memory_bytes(),
+            bpf_memory_bytes: backend.memory_bytes(),
         };
         let mut recording = Recording {
             target,
-            backend: "ebpf".to_owned(),
-            event: match self.sampler.clock().source {
-                EventSource::CpuClock => "cpu-clock".to_owned(),
-                EventSource::Cycles => "cycles".to_owned(),
-            },
+            backend: backend.name().to_owned(),
+            event: backend.event().to_owned(),
             frequency_hz: self.options.sampler.frequency_hz,
             period_ns: 1_000_000_000 / u64::from(self.options.sampler.frequency_hz.max(1)),
             started_unix_ns: self.began.unix_ns,
@@ -284,6 +312,7 @@ impl Recorder {
             cost,
             ..Recording::default()
         };
+        recording.warnings.extend(backend.warnings());
         if counters.ring_full > 0 {
             recording.lost.insert(Outcome::RingFull, counters.ring_full);
         }

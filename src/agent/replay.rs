@@ -9,13 +9,13 @@ use super::coverage::Coverage;
 use super::module::{Modules, Rows};
 use super::naming::JitMaps;
 use super::process::{Place, Process, Processes};
-use super::self_stats::monotonic_ns;
 use super::thread_names::ThreadNames;
 use crate::model::profile::ThreadRoot;
 use crate::model::{Avma, LookupAddress, Outcome, Root};
 use crate::sampler::{Event, Tables};
 use crate::symbolize::PerfMapReader;
 use crate::sys::abi::{Counters, FRAME_INTERRUPTED, ProcessChange, PythonFrame, SampleRecord, comm_text};
+use crate::sys::clock::monotonic_ns;
 use crate::target::select::Selector;
 use crate::unwind::python::merge::{Link, Merged, Piece, Wholeness, merge, own_frames};
 

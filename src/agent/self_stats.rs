@@ -2,7 +2,6 @@
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use nix::time::{ClockId, clock_gettime};
 
 /// CPU time of all our threads so far, user and system, in nanoseconds; microseconds are the kernel's resolution.
 pub fn own_cpu_ns() -> u64 {
@@ -15,9 +14,4 @@ pub fn own_cpu_ns() -> u64 {
 /// Largest resident set of this process so far.
 pub fn peak_rss_bytes() -> u64 {
     getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| u64::try_from(usage.max_rss()).unwrap_or(0) * 1024)
-}
-
-/// `CLOCK_MONOTONIC`, the clock of all events.
-pub fn monotonic_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| u64::try_from(now.num_nanoseconds()).unwrap_or(0))
 }

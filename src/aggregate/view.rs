@@ -34,6 +34,16 @@ pub enum View {
     PythonOnly,
 }
 
+impl View {
+    /// What is shown of `stack`, leaf first in and out; `reaches_start` says whether its root side is there.
+    pub fn shown<'a>(self, stack: &[&'a Frame], reaches_start: bool) -> Vec<&'a Frame> {
+        let mut sight = Sight::new(self, stack.iter().copied(), reaches_start);
+        let mut shown: Vec<&Frame> = stack.iter().rev().copied().filter(|frame| sight.shows(frame)).collect();
+        shown.reverse();
+        shown
+    }
+}
+
 /// Stands for stacks without Python where only Python is shown.
 pub const NO_PYTHON: &str = "[native]";
 

@@ -31,6 +31,7 @@ const TOP_EXAMPLES: &str = "\
 Examples:
   txprof record -p 4121 -d 30s              flamegraph of process 4121, 30 seconds
   txprof record -o out.svg -- ./server -v   start a program and record it until it exits
+  txprof dump -p 4121                       what every thread of process 4121 is doing now
   txprof doctor                             what this machine allows, and how to fix the rest";
 
 const RECORD_EXAMPLES: &str = "\
@@ -50,6 +51,8 @@ Examples:
 pub enum Command {
     /// Sample running processes, or a command, and write a flamegraph.
     Record(Box<RecordArgs>),
+    /// Show what every thread of a process is doing now.
+    Dump(DumpArgs),
     /// Tell what this machine allows, and the command that fixes the rest.
     Doctor(DoctorArgs),
 }
@@ -61,6 +64,42 @@ pub struct DoctorArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  txprof dump -p 4121                 each thread of process 4121: what it waits for, and its stack
+  txprof dump -p 4121 --python-only   Python functions only
+  txprof dump -p 4121 --children --json | jq .";
+
+/// `txprof dump`, as typed.
+#[derive(Args, Debug)]
+#[command(before_help = DUMP_EXAMPLES, after_help = exit_code::HELP)]
+pub struct DumpArgs {
+    /// Processes to look at: repeat it or separate by commas. Each thread is stopped for some 50 microseconds
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', required = true)]
+    #[arg(value_parser = value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub pids: Vec<u32>,
+
+    /// Also the processes that they have started
+    #[arg(long)]
+    pub children: bool,
+
+    /// Print one JSON object, with all frames, whatever is shown
+    #[arg(long)]
+    pub json: bool,
+
+    /// Show also what runs Python: the interpreter's own functions and the start of each thread
+    #[arg(long, conflicts_with = "python_only")]
+    pub native: bool,
+
+    /// Show Python functions only
+    #[arg(long)]
+    pub python_only: bool,
+
+    /// Do not show calls that the compiler inlined
+    #[arg(long)]
+    pub no_inlines: bool,
 }
 
 /// `txprof record`, as typed.

@@ -6,7 +6,9 @@
 //! [`ExitCode`] from one table.
 
 pub mod args;
+pub mod backend;
 pub mod doctor;
+pub mod dump;
 pub mod exit_code;
 pub mod output_file;
 pub mod plan;
@@ -19,7 +21,7 @@ use clap::Parser;
 
 pub use exit_code::ExitCode;
 pub use output_file::OutputFile;
-pub use plan::{BackendChoice, Destination, EventChoice, ModeChoice, RecordPlan, TargetPlan};
+pub use plan::{BackendChoice, Destination, DumpPlan, EventChoice, ModeChoice, RecordPlan, TargetPlan};
 pub use report::Progress;
 
 use crate::Result;
@@ -42,6 +44,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Record(args) => record::run(RecordPlan::from_args(*args)?),
+        Command::Dump(args) => dump::run(&DumpPlan::from_args(args)),
         Command::Doctor(args) => doctor::run(args.json).map(|()| ExitCode::Success),
     }
 }

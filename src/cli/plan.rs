@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::{FormatArg, RecordArgs};
+use super::args::{DumpArgs, FormatArg, RecordArgs};
 use crate::aggregate::hidden::MAX_HIDDEN;
 use crate::aggregate::{FoldOptions, HiddenFiles, View};
 use crate::model::WeightUnit;
@@ -105,6 +105,40 @@ pub enum BackendChoice {
     Auto,
     /// A program inside the kernel; the target is never stopped
     Ebpf,
+    /// Stopping running threads, one at a time, for some 50 microseconds each; works on one's own
+    /// processes without rights, up to 250 Hz, without kernel frames
+    Ptrace,
+}
+
+/// A snapshot, as meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DumpPlan {
+    /// Processes: not empty, ascending, each once.
+    pub pids: Vec<u32>,
+    /// Whether those that they have started are looked at too.
+    pub children: bool,
+    /// As JSON.
+    pub json: bool,
+    /// Which frames are shown.
+    pub view: View,
+    /// Whether inlined calls are resolved.
+    pub inlines: bool,
+}
+
+impl DumpPlan {
+    /// What was typed means.
+    pub fn from_args(args: DumpArgs) -> Self {
+        let mut pids = args.pids;
+        pids.sort_unstable();
+        pids.dedup();
+        Self {
+            pids,
+            children: args.children,
+            json: args.json,
+            view: view(args.native, args.python_only),
+            inlines: !args.no_inlines,
+        }
+    }
 }
 
 impl RecordPlan {

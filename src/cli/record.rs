@@ -2,19 +2,22 @@
 //! is recorded; whatever happens afterwards, what was caught is written.
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{ExitCode, OutputFile, Progress, RecordPlan, TargetPlan, report};
-use crate::model::Profile;
+use super::backend::ChosenBackend;
+use super::{ExitCode, ModeChoice, OutputFile, Progress, RecordPlan, TargetPlan, report};
+use crate::agent::{Options, Recorder};
+use crate::model::{FileId, MappingKind, Profile};
+use crate::symbolize::Config;
 use crate::target::launch::{self, Held};
 use crate::target::select::{Selection, Selector, Wish};
 use crate::{Result, output};
 
 /// Whom to record, found and checked.
-#[cfg_attr(not(feature = "bpf"), expect(dead_code, reason = "without a backend nothing is recorded"))]
 struct Targets {
     pids: Vec<u32>,
     /// What has found `pids`; `None` for a command.
@@ -29,8 +32,9 @@ struct Targets {
 
 /// Records as planned and writes the result.
 pub fn run(plan: RecordPlan) -> Result<ExitCode> {
-    crate::sys::rights::preflight()?;
+    let backend = ChosenBackend::of(&plan)?;
     let mut targets = find_targets(&plan)?;
+    targets.notes.extend(backend.notes(&plan));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let destination = OutputFile::open(&plan.destination, plan.format, &targets.name, now)?;
     let stop = crate::sys::signal::stop_flag()?;
@@ -39,7 +43,7 @@ pub fn run(plan: RecordPlan) -> Result<ExitCode> {
         targets.notes.iter().for_each(|note| report::say(&format!("note: {note}\n")));
     }
     let progress = Progress::start(plan.duration, plan.quiet);
-    let (profile, child) = record(&plan, &mut targets, stop, &progress)?;
+    let (profile, child) = record(&plan, &backend, &mut targets, stop, &progress)?;
     progress.step("writing");
     let options = plan.fold_options();
     let written = destination.write(|writer| output::write(&profile, plan.format, &options, writer))?;
@@ -94,39 +98,24 @@ fn hold(command: &[OsString]) -> Result<Targets> {
     })
 }
 
-#[cfg(feature = "bpf")]
 fn record(
     plan: &RecordPlan,
+    backend: &ChosenBackend,
     targets: &mut Targets,
     stop: &AtomicBool,
     progress: &Progress,
 ) -> Result<(Profile, Option<Child>)> {
-    use super::{EventChoice, ModeChoice};
-    use crate::agent::{Options, Recorder};
-    use crate::sampler::bpf::SamplerSettings;
-    use crate::sampler::clock::ClockChoice;
-    use crate::symbolize::Config;
-
-    let sampler = SamplerSettings {
-        clock: match plan.event {
-            EventChoice::Auto => ClockChoice::Auto,
-            EventChoice::CpuClock => ClockChoice::CpuClock,
-            EventChoice::Cycles => ClockChoice::Cycles,
-        },
-        frequency_hz: plan.frequency_hz,
-        follow_children: plan.children,
-        watch_all: matches!(plan.target, TargetPlan::Name(_) | TargetPlan::Cgroup(_)),
-        kernel_frames: plan.kernel,
-    };
+    let settings = backend.settings(plan);
+    let sampler = backend.open(&settings)?;
     let options = Options {
-        sampler,
+        sampler: settings,
         duration: plan.duration,
         per_thread: plan.per_thread,
         tasks: plan.tasks,
         gil_only: plan.mode == ModeChoice::Gil,
         max_overhead_percent: plan.max_overhead_percent,
     };
-    let mut recorder = Recorder::attach(options, &targets.pids, targets.selector.take())?;
+    let mut recorder = Recorder::attach(sampler, options, &targets.pids, targets.selector.take())?;
     if let Some(held) = &targets.held {
         expect_program(&mut recorder, held);
     }
@@ -141,20 +130,9 @@ fn record(
     Ok((profile, child))
 }
 
-#[cfg(not(feature = "bpf"))]
-fn record(_: &RecordPlan, _: &mut Targets, _: &AtomicBool, _: &Progress) -> Result<(Profile, Option<Child>)> {
-    use crate::{Error, ErrorKind};
-    Err(Error::new(ErrorKind::UnsupportedSystem, "this txprof was built without any backend")
-        .with_hint("build it with its default features: cargo build --release"))
-}
-
 /// The rows of a held command's program, and of the libraries that nearly every program
 /// shares with us, are built before it runs.
-#[cfg(feature = "bpf")]
-fn expect_program(recorder: &mut crate::agent::Recorder, held: &Held) {
-    use crate::model::{FileId, MappingKind};
-    use std::os::unix::fs::MetadataExt;
-
+fn expect_program(recorder: &mut Recorder, held: &Held) {
     let program = held.program();
     let ours = crate::target::procfs::read_mappings(std::process::id()).unwrap_or_default();
     let libraries = ours.iter().filter_map(|mapping| match &mapping.kind {

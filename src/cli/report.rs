@@ -38,7 +38,9 @@ pub fn usage_error(error: &clap::Error, subcommand: Option<&OsString>) -> ExitCo
         return ExitCode::Success;
     }
     let help = match subcommand.and_then(|word| word.to_str()) {
-        Some(word @ ("record" | "doctor")) => format!("`txprof {word} --help` shows what can be typed"),
+        Some(word @ ("record" | "dump" | "doctor")) => {
+            format!("`txprof {word} --help` shows what can be typed")
+        }
         _ => "`txprof --help` shows what can be typed".to_owned(),
     };
     say(&usage_lines(&error.render().to_string(), &help));

@@ -11,6 +11,7 @@ pub mod frame;
 pub mod mapping;
 pub mod outcome;
 pub mod profile;
+pub mod snapshot;
 
 pub use address::{Avma, LookupAddress, Svma};
 pub use build_id::BuildId;

@@ -61,6 +61,8 @@ outcomes! {
     PythonEntering = 13, false, "interpreter was linking a new frame";
     /// Which of the thread's interpreters called which is not known.
     PythonInterpreters = 14, false, "thread is in more than two interpreters";
+    /// A stopped thread had to run on before its stack was read.
+    StopLimit = 15, false, "thread was held for as long as is allowed";
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::model::Avma;
 use crate::sys::abi::{
     PYTHON_ABSENT, PYTHON_CODE_BYTES, PYTHON_FRAME_BYTES, PYTHON_THREAD_BYTES, TablePython,
 };
-use crate::sys::bpf::SharedArray;
+use crate::sys::table_memory::SharedArray;
 use crate::unwind::python::asyncio::AsyncioOffsets;
 use crate::unwind::python::{FrameForm, Layout, Version};
 
@@ -26,6 +26,8 @@ pub struct Python {
     pub has_tasks: bool,
     /// `PyUnicode_Type`, which all names are of.
     pub text_type: Avma,
+    /// `PyCode_Type`.
+    pub code_type: Avma,
     /// Where its structures keep what is wanted.
     pub layout: Layout,
     /// Address of `_PyRuntime`.
@@ -101,6 +103,7 @@ impl Pythons {
             instance,
             version,
             text_type,
+            code_type,
             layout,
             runtime,
             has_tasks: tasks.is_some(),
@@ -112,6 +115,11 @@ impl Pythons {
     /// The interpreter called `instance`, while a process holds it.
     pub fn get(&self, instance: u32) -> Option<&Arc<Python>> {
         self.known.get(&instance)
+    }
+
+    /// The interpreter at `index` of the array, while a process holds it.
+    pub fn at(&self, index: u32) -> Option<&Arc<Python>> {
+        self.known.values().find(|python| python.index == index)
     }
 
     /// The ring was drained: what no process holds any more can be used again some ticks later.

@@ -12,9 +12,9 @@
 use std::collections::HashMap;
 
 use super::extents::{Extent, Extents};
-use crate::model::{Avma, Svma};
+use crate::model::{Avma, Outcome, Svma};
 use crate::sys::abi::{MappingRows, PAGE_NOT_LOADED, RULE_CAPACITY, TableMapping, TableProcess};
-use crate::sys::bpf::TableMemory;
+use crate::sys::table_memory::TableMemory;
 use crate::unwind::{Row, Rule, Table};
 
 /// A file's place in the tables.
@@ -250,6 +250,41 @@ impl Tables {
         })
     }
 
+    /// The rule for `address` in `process`, found as the walker in the kernel does.
+    pub fn find_rule(&self, process: &TableProcess, address: u64) -> Result<Rule, Outcome> {
+        let mappings = &self.memory.mappings;
+        let first = process.first_mapping as usize;
+        let starts_before =
+            |index: usize| mappings.get(first + index).is_some_and(|mapping| mapping.start <= address);
+        let behind = partition_point(process.mapping_count as usize, starts_before);
+        let mapping = behind.checked_sub(1).and_then(|index| mappings.get(first + index));
+        let mapping = mapping.filter(|mapping| address < mapping.end).ok_or(Outcome::UnknownMapping)?;
+        match mapping.rows {
+            MappingRows::None => Ok(Rule::NONE),
+            MappingRows::NotLoaded => Err(Outcome::TableNotLoaded),
+            MappingRows::Pages => self.find_row(&mapping, address.wrapping_sub(mapping.bias)),
+        }
+    }
+
+    fn find_row(&self, mapping: &TableMapping, svma: u64) -> Result<Rule, Outcome> {
+        let offset = (svma >> 16).wrapping_sub(mapping.page_base.into());
+        if offset >= mapping.page_count.into() {
+            return Ok(Rule::NONE);
+        }
+        let page = self.memory.pages.get(mapping.first_page as usize + offset as usize).unwrap_or(0);
+        let (first, count) = (page as u32, (page >> 32) as usize);
+        if first == PAGE_NOT_LOADED {
+            return Err(Outcome::TableNotLoaded);
+        }
+        let row = |index: usize| self.memory.rows.get(first as usize + index).map(Row);
+        let is_before = |index: usize| row(index).is_some_and(|row| u64::from(row.offset()) <= svma & 0xffff);
+        // As in the kernel: before the first row of a page, that row counts.
+        let behind = partition_point(count, is_before).max(1);
+        let found = (count > 0).then(|| row(behind - 1)).flatten();
+        let bits = found.and_then(|row| self.memory.rules.get(row.rule().into()));
+        Ok(bits.map_or(Rule::NONE, Rule::from_bits))
+    }
+
     /// The ring was drained: parts freed some ticks ago can be used again.
     pub fn tick(&mut self) {
         self.mapping_space.tick();
@@ -300,6 +335,16 @@ impl Tables {
         }
         self.used.evictions += 1;
     }
+}
+
+/// The first of `count` indices for which `is_before` does not hold; it holds for all before that.
+fn partition_point(count: usize, is_before: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low.midpoint(high);
+        if is_before(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
 }
 
 fn entry_of(files: &HashMap<TableId, File>, entry: &SliceEntry) -> TableMapping {

@@ -241,11 +241,11 @@ pub struct SampleRecord<'a> {
     /// Main thread's name, zero padded.
     pub process_comm: [u8; COMM_BYTES],
     /// Kernel frames, leaf first, 8 bytes each.
-    kernel: &'a [u8],
+    pub(crate) kernel: &'a [u8],
     /// User frames, leaf first, 8 bytes each.
-    user: &'a [u8],
+    pub(crate) user: &'a [u8],
     /// Python frames, leaf first, 16 bytes each.
-    python: &'a [u8],
+    pub(crate) python: &'a [u8],
 }
 
 /// One frame of an interpreter, as the walker noted it.
@@ -263,6 +263,15 @@ pub struct PythonFrame {
     pub is_empty: bool,
     /// The code object could not be read.
     pub is_unread: bool,
+}
+
+impl PythonFrame {
+    /// As it stands in a sample.
+    pub fn to_words(self) -> [u64; 2] {
+        let flags = [(self.is_entry, 63), (self.is_empty, 62), (self.is_unread, 61)];
+        let word = flags.iter().fold(self.code, |word, (flag, bit)| word | u64::from(*flag) << bit);
+        [word, u64::from(self.cookie) << 32 | u64::from(self.offset.unwrap_or(u32::MAX))]
+    }
 }
 
 /// `struct code_event`: what a Python code object says of itself.

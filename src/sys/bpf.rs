@@ -4,17 +4,16 @@
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
-use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use libbpf_rs::{
     Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, RingBuffer, RingBufferBuilder,
 };
 
-use super::abi::{COUNTER_COUNT, Counters, RULE_CAPACITY, TableMapping, TableProcess, TablePython};
+use super::abi::{COUNTER_COUNT, Counters, RULE_CAPACITY, TableProcess, TablePython};
 use super::perf_event::PerfEvent;
+use super::table_memory::{Plain, SharedArray, TableCapacity, TableMemory};
 use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// Compiled by `scripts/build-ebpf`; CI compares it with a rebuild.
@@ -23,14 +22,8 @@ const OBJECT: &[u8] = include_bytes!("../../ebpf/prebuilt/txprof.x86_64.bpf.o");
 /// What must be known before the programs are loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct BpfSettings {
-    /// Elements of `rows`, 4 bytes each.
-    pub row_capacity: u32,
-    /// Elements of `pages`, 8 bytes each.
-    pub page_capacity: u32,
-    /// Elements of `mappings`, 40 bytes each.
-    pub mapping_capacity: u32,
-    /// Elements of `pythons`, 112 bytes each.
-    pub python_capacity: u32,
+    /// Room in the tables.
+    pub capacity: TableCapacity,
     /// Size of the ring, a power of two of at least a page.
     pub ring_bytes: u32,
     /// CPUs that may run samples: the highest CPU number plus one.
@@ -61,18 +54,6 @@ struct RecordBuffer {
     ends: Vec<usize>,
 }
 
-/// The four table maps as memory shared with the kernel.
-pub struct TableMemory {
-    /// `struct mapping[]`.
-    pub mappings: SharedArray<TableMapping>,
-    /// `struct page[]`, as one word each: `row_count << 32 | first_row`.
-    pub pages: SharedArray<u64>,
-    /// `row_t[]`.
-    pub rows: SharedArray<u32>,
-    /// `struct rule[]`, as words.
-    pub rules: SharedArray<u64>,
-}
-
 impl Bpf {
     /// Loads programs and maps; nothing is attached yet. Fails with the kernel's
     /// reason and a hint when BPF is not permitted or the kernel is too old.
@@ -81,13 +62,14 @@ impl Bpf {
         let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load_error)?;
         configure(&mut open, settings).map_err(load_error)?;
         let object = open.load().map_err(load_error)?;
+        let capacity = settings.capacity;
         let tables = TableMemory {
-            mappings: SharedArray::new(&map_named(&object, "mappings")?, settings.mapping_capacity as usize)?,
-            pages: SharedArray::new(&map_named(&object, "pages")?, settings.page_capacity as usize)?,
-            rows: SharedArray::new(&map_named(&object, "rows")?, settings.row_capacity as usize)?,
-            rules: SharedArray::new(&map_named(&object, "rules")?, RULE_CAPACITY)?,
+            mappings: array_named(&object, "mappings", capacity.mappings)?,
+            pages: array_named(&object, "pages", capacity.pages)?,
+            rows: array_named(&object, "rows", capacity.rows)?,
+            rules: array_named(&object, "rules", RULE_CAPACITY as u32)?,
         };
-        let pythons = SharedArray::new(&map_named(&object, "pythons")?, settings.python_capacity as usize)?;
+        let pythons = array_named(&object, "pythons", capacity.pythons)?;
         let records = Rc::new(RefCell::new(RecordBuffer::default()));
         let ring_map = map_named(&object, "ring")?;
         let mut builder = RingBufferBuilder::new();
@@ -216,10 +198,10 @@ fn configure(open: &mut OpenObject, settings: &BpfSettings) -> libbpf_rs::Result
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         match name.as_str() {
-            "mappings" => map.set_value_size(settings.mapping_capacity * 40)?,
-            "pages" => map.set_value_size(settings.page_capacity * 8)?,
-            "rows" => map.set_value_size(settings.row_capacity * 4)?,
-            "pythons" => map.set_value_size(settings.python_capacity * 112)?,
+            "mappings" => map.set_value_size(settings.capacity.mappings * 40)?,
+            "pages" => map.set_value_size(settings.capacity.pages * 8)?,
+            "rows" => map.set_value_size(settings.capacity.rows * 4)?,
+            "pythons" => map.set_value_size(settings.capacity.pythons * 112)?,
             "ring" => map.set_max_entries(settings.ring_bytes)?,
             "scratches" => map.set_max_entries(settings.cpu_capacity)?,
             _ if name.ends_with(".rodata") => {
@@ -236,10 +218,10 @@ fn configure(open: &mut OpenObject, settings: &BpfSettings) -> libbpf_rs::Result
 /// The `const volatile` settings at the top of `maps.h`, in their order there.
 fn write_settings(data: &mut [u8], settings: &BpfSettings) {
     let words = [
-        settings.row_capacity,
-        settings.page_capacity,
-        settings.mapping_capacity,
-        settings.python_capacity,
+        settings.capacity.rows,
+        settings.capacity.pages,
+        settings.capacity.mappings,
+        settings.capacity.pythons,
         settings.ring_bytes / 4,
     ];
     let switches = [settings.follow_children, settings.watch_all, settings.kernel_frames];
@@ -251,6 +233,10 @@ fn map_named(object: &Object, name: &str) -> Result<MapHandle> {
     let map = object.maps().find(|map| map.name() == name);
     let map = map.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("BPF object has no map `{name}`")))?;
     MapHandle::try_from(&map).map_err(load_error)
+}
+
+fn array_named<T: Plain>(object: &Object, name: &str, len: u32) -> Result<SharedArray<T>> {
+    SharedArray::of_bpf_array(map_named(object, name)?.as_fd(), len as usize)
 }
 
 fn program_named<'a>(object: &'a Object, name: &str) -> Result<libbpf_rs::ProgramMut<'a>> {
@@ -286,85 +272,5 @@ fn load_error(cause: libbpf_rs::Error) -> Error {
             error.with_hint("needs CAP_BPF and CAP_PERFMON: run as root, or see `txprof doctor`")
         }
         _ => error.with_hint("`txprof doctor` tells what this kernel lacks"),
-    }
-}
-
-/// A single-element, mmap-able BPF array seen as elements of `T`, which the
-/// kernel reads at any time. Only unused parts are written, except for
-/// single words, which change atomically.
-#[derive(Debug)]
-pub struct SharedArray<T> {
-    memory: NonNull<T>,
-    len: usize,
-}
-
-// SAFETY: the mapping is owned by this value and not tied to a thread.
-unsafe impl<T: Send> Send for SharedArray<T> {}
-
-impl<T: Copy> SharedArray<T> {
-    fn new(map: &MapHandle, len: usize) -> Result<Self> {
-        // SAFETY: a fresh shared mapping of a BPF array created with BPF_F_MMAPABLE; the kernel
-        // refuses a length beyond the array's own size rounded to pages.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len * size_of::<T>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(Error::from_io("failed to map a BPF array", std::io::Error::last_os_error()));
-        }
-        let memory = NonNull::new(address.cast());
-        let memory = memory.ok_or_else(|| Error::new(ErrorKind::System, "mmap returned null"))?;
-        Ok(Self { memory, len })
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it has no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Writes `values` from element `first` on; the caller makes sure that the
-    /// kernel does not use these elements now. Values beyond the end are not
-    /// written and `false` is returned.
-    pub fn write(&mut self, first: usize, values: impl ExactSizeIterator<Item = T>) -> bool {
-        if first.checked_add(values.len()).is_none_or(|end| end > self.len) {
-            return false;
-        }
-        for (index, value) in (first..self.len).zip(values) {
-            // SAFETY: `index` is below `len`, the mapped length; `zip` stops at `self.len` even if
-            // the iterator lied about its own.
-            unsafe { self.memory.as_ptr().add(index).write_volatile(value) };
-        }
-        true
-    }
-}
-
-impl SharedArray<u64> {
-    /// Replaces one word atomically, after everything written before.
-    pub fn store(&self, index: usize, value: u64) -> bool {
-        if index >= self.len {
-            return false;
-        }
-        // SAFETY: in bounds as just checked; the mapping is page aligned, hence the word is.
-        let word = unsafe { &*self.memory.as_ptr().add(index).cast::<AtomicU64>() };
-        word.store(value, Ordering::Release);
-        true
-    }
-}
-
-impl<T> Drop for SharedArray<T> {
-    fn drop(&mut self) {
-        // SAFETY: exactly the range mapped in `new`; nothing borrows from it.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.len * size_of::<T>()) };
     }
 }

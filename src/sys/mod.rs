@@ -5,10 +5,13 @@
 pub mod abi;
 #[cfg(feature = "bpf")]
 pub mod bpf;
+pub mod clock;
 pub mod file_map;
 pub mod launch;
 pub mod perf_event;
 pub mod private_folder;
+pub mod ptrace;
 pub mod remote_memory;
 pub mod rights;
 pub mod signal;
+pub mod table_memory;

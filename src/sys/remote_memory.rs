@@ -12,15 +12,19 @@ use crate::{Error, ErrorKind, Result, ResultExt};
 pub fn read(pid: u32, address: u64, buffer: &mut [u8]) -> Result<()> {
     let intent = || format!("failed to read memory of process {pid} at {address:#x}");
     let wanted = buffer.len();
-    let base = usize::try_from(address).unwrap_or(usize::MAX);
-    let remote = [RemoteIoVec { base, len: wanted }];
-    let count = process_vm_readv(Pid::from_raw(pid.cast_signed()), &mut [IoSliceMut::new(buffer)], &remote)
-        .context(intent)?;
-    if count == wanted {
+    if read_prefix(pid, address, buffer).context(intent)? == wanted {
         Ok(())
     } else {
         Err(Error::new(ErrorKind::System, "memory ends early").context(intent()))
     }
+}
+
+/// As [`read`], as far as there is memory: how many bytes of `buffer` were filled, up to the end of a
+/// page at least.
+pub fn read_prefix(pid: u32, address: u64, buffer: &mut [u8]) -> nix::Result<usize> {
+    let base = usize::try_from(address).unwrap_or(usize::MAX);
+    let remote = [RemoteIoVec { base, len: buffer.len() }];
+    process_vm_readv(Pid::from_raw(pid.cast_signed()), &mut [IoSliceMut::new(buffer)], &remote)
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod build;
 pub mod index;
 pub mod codec;
 pub mod step;
+pub mod walk;
 pub mod python;
 
 pub use index::FdeIndex;
@@ -41,3 +42,4 @@ pub use rule::{Rule, RuleKind, Slot};
 pub use state::Unsupported;
 pub use step::{Registers, Step, step};
 pub use table::{Page, Stats, Table};
+pub use walk::{WalkedFrame, walk};

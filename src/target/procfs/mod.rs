@@ -9,6 +9,7 @@ mod maps;
 mod process_tree;
 mod stat;
 mod status;
+mod thread;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,6 +23,7 @@ pub use maps::{MAX_MAPPINGS, parse_mappings, read_mappings};
 pub use process_tree::{descendants, pids, thread_ids};
 pub use stat::{Stat, parse_stat, read_stat};
 pub use status::{Status, parse_status, read_status};
+pub use thread::{activity, cpu_ns};
 
 /// What is read of a small file of `/proc/PID`; the longest that is used, `status`
 /// of a process in thousands of groups, has its used lines in front.

@@ -20,6 +20,8 @@ pub struct Stat {
     pub is_kernel_thread: bool,
     /// Clock ticks from boot to the process's start.
     pub start_time_ticks: u64,
+    /// Address of the program's code, another one for each program that it runs; 0 or 1 where that is not told.
+    pub start_code: u64,
 }
 
 impl Stat {
@@ -48,6 +50,7 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
         parent_pid: field(4)?.parse().ok()?,
         is_kernel_thread: flags & KERNEL_THREAD_FLAG != 0,
         start_time_ticks: field(22)?.parse().ok()?,
+        start_code: field(26)?.parse().ok()?,
     })
 }
 
@@ -57,14 +60,23 @@ mod tests {
 
     use super::*;
 
-    const TAIL: &str = "S 7 9 9 0 -1 2129984 0 0 0 0 1 2 0 0 20 0 1 0 4711 0 0";
+    const TAIL: &str = "S 7 9 9 0 -1 2129984 0 0 0 0 1 2 0 0 20 0 1 0 4711 0 0 5 4096 0";
 
     /// A `comm` made to look like the rest of the line does not shift the fields.
     #[test]
     fn hostile_comm_does_not_shift_fields() {
         let text = format!("12 (a) Z 1 1 (b) {TAIL}");
         let stat = parse_stat(text.as_bytes()).expect("a valid line");
-        assert_eq!(stat, Stat { state: 'S', parent_pid: 7, is_kernel_thread: true, start_time_ticks: 4711 });
+        assert_eq!(
+            stat,
+            Stat {
+                state: 'S',
+                parent_pid: 7,
+                is_kernel_thread: true,
+                start_time_ticks: 4711,
+                start_code: 4096
+            }
+        );
         assert!(!stat.has_ended());
     }
 

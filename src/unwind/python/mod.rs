@@ -6,6 +6,7 @@
 //! version ────► layout ──► offsets, one row per minor version (3.13+: told by the runtime itself)
 //! code object ─► text, line_table ──► qualified name, file, line
 //! native frames + Python frames ──► merge ──► one stack in call order
+//! memory ─────► walk ──► a stopped thread's frames
 //! memory ─────► objects, thread_names ──► what `threading` calls its threads
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod object_layout;
 pub mod objects;
 pub mod text;
 pub mod thread_names;
+pub mod walk;
 
 pub use asyncio::AsyncioOffsets;
 pub use binary::{PythonBinary, recognise};
