@@ -197,19 +197,6 @@ impl Replay {
             // It is known by now: the walker was told too late.
             outcome = Outcome::MappingsNotLoaded;
         }
-        let mut exact = true;
-        let kernel: Vec<RawFrame> = sample
-            .kernel_frames()
-            .map(|pc| {
-                let lookup = if exact {
-                    LookupAddress::Interrupted(Avma(pc))
-                } else {
-                    LookupAddress::Return(Avma(pc))
-                };
-                exact = false;
-                RawFrame::Kernel(lookup.avma())
-            })
-            .collect();
         let mapped_python = |frame: &RawFrame| match frame {
             RawFrame::Module(id, _) => self.modules.get(*id).python.is_some(),
             _ => false,
@@ -238,7 +225,7 @@ impl Replay {
             self.thread_names.note(pid, sample.tid, sample.thread_pointer);
         }
         let root = self.root_of(sample);
-        let root_first = frames.into_iter().rev().chain(kernel.into_iter().rev());
+        let root_first = frames.into_iter().rev().chain(kernel_frames(sample).into_iter().rev());
         self.capture.add(&root, root_first, outcome, sample.holds_gil, weight_ns);
     }
 
@@ -297,6 +284,16 @@ impl Replay {
         warnings.extend(told.map(|(count, what)| format!("{count} {what}")));
         warnings
     }
+}
+
+/// The kernel's part of a stack, leaf first.
+fn kernel_frames(sample: &SampleRecord<'_>) -> Vec<RawFrame> {
+    let frames = sample.kernel_frames().enumerate().map(|(index, pc)| {
+        let pc = Avma(pc);
+        let lookup = if index == 0 { LookupAddress::Interrupted(pc) } else { LookupAddress::Return(pc) };
+        RawFrame::Kernel(lookup.avma())
+    });
+    frames.collect()
 }
 
 fn links(python: &[PythonFrame]) -> Vec<Link> {

@@ -238,8 +238,17 @@ mod tests {
     use super::*;
     use std::process::{Child, Command};
 
+    /// A child that sleeps in its own program.
     fn sleeper() -> Child {
-        Command::new("sleep").arg("60").spawn().expect("sleep exists")
+        let child = Command::new("sleep").arg("60").spawn().expect("sleep exists");
+        let sleeps = || {
+            std::fs::read_to_string(format!("/proc/{}/wchan", child.id()))
+                .is_ok_and(|text| text.contains("sleep"))
+        };
+        while !sleeps() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child
     }
 
     fn state(pid: u32) -> char {
