@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! process ──► target ──► sampler ──► unwind ──► symbolize ──► aggregate ──► output
-//!  (maps,      (who, and   (BPF on perf_event:    (addresses     (fold)      (svg, folded,
-//!   exec,       what is     stacks of the          become                     json)
-//!   threads)    mapped)     interrupted thread)    names)
+//!  (maps,      (who, and   (BPF on perf_event,    (addresses     (fold)      (svg, folded,
+//!   exec,       what is     or ptrace: stacks      become                     json, dump)
+//!   threads)    mapped)     of running threads)    names)
 //! ```
 //!
 //! A thread is caught in the act, its stack is walked inside the kernel by
 //! rows compiled from the binaries' own unwind programs, the addresses are
-//! named when the recording ends, and equal stacks are summed.
+//! named when the recording ends, and equal stacks are summed. Where BPF is not
+//! allowed, the same rows are walked here, over a copy of what a stopped thread had.
 //!
 //! Invariants:
-//! * The target is never stopped and never written to.
+//! * The target is never written to, and never stopped except by `sampler::ptrace`,
+//!   one thread at a time, for 2 ms at most.
 //! * Each stage uses only what stands before it in the list of modules below.
 //! * `model`, `unwind`, `aggregate` and `output` are pure: bytes and values
 //!   in, values out.
@@ -21,7 +23,7 @@
 //!   reason and is counted.
 //! * Everything read from a target is hostile.
 //!
-//! Start reading at [`model`], then `ebpf/unwind.h`, then [`agent`].
+//! Start reading at [`model`], then `ebpf/unwind.h`, then [`sampler`], then [`agent`].
 
 pub mod error;
 

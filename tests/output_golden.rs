@@ -81,6 +81,7 @@ fn profile(per_thread: bool) -> Profile {
             bpf_runs: Some(95),
             peak_rss_bytes: 31 << 20,
             bpf_memory_bytes: 12 << 20,
+            stops: None,
         },
         ..Recording::default()
     };

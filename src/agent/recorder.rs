@@ -293,10 +293,11 @@ impl Recorder {
         let counters = backend.counters()?;
         let cost = Cost {
             own_cpu_ns: own_cpu_ns().saturating_sub(self.began.own_cpu_ns),
-            bpf_run_ns: Some(counters.run_ns),
-            bpf_runs: Some(counters.samples),
+            bpf_run_ns: backend.stops().is_none().then_some(counters.run_ns),
+            bpf_runs: backend.stops().is_none().then_some(counters.samples),
             peak_rss_bytes: peak_rss_bytes(),
             bpf_memory_bytes: backend.memory_bytes(),
+            stops: backend.stops(),
         };
         let mut recording = Recording {
             target,

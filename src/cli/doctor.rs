@@ -17,11 +17,11 @@ pub fn run(json: bool) -> Result<()> {
         .map_err(|cause| Error::from_io("failed to write to stdout", cause).with_kind(ErrorKind::Output))
 }
 
-/// One object: `backend` (a name or null), `checks` in the order of the table, `facts`.
+/// One object: `backend` (a name), `checks` in the order of the table, `facts`.
 fn render_json(facts: &Facts, checks: &[Check]) -> Result<String> {
     #[derive(serde::Serialize)]
     struct Report<'a> {
-        backend: Option<&'static str>,
+        backend: &'static str,
         checks: &'a [Check],
         facts: &'a Facts,
     }
@@ -55,8 +55,8 @@ fn render_table(checks: &[Check]) -> String {
         let _ = write!(text, "\nfor {}:\n    {fix}\n", subjects.join(", "));
     }
     let _ = match backend(checks) {
-        Some(name) => writeln!(text, "\nbackend: {name}"),
-        None => writeln!(text, "\nbackend: none can run here"),
+        "ptrace" => writeln!(text, "\nbackend: ptrace: running threads of your own processes are stopped for moments"),
+        name => writeln!(text, "\nbackend: {name}"),
     };
     text
 }
@@ -98,7 +98,7 @@ mod tests {
 for CAP_BPF, CAP_SYSLOG:
     sudo x
 
-backend: none can run here
+backend: ptrace: running threads of your own processes are stopped for moments
 ";
         assert_eq!(render_table(&checks), expected);
         assert!(render_table(&checks[..1]).ends_with("\nbackend: ebpf\n"));

@@ -122,6 +122,15 @@ pub fn warning_lines(profile: &Profile) -> String {
 fn cost_line(cost: &Cost, elapsed_ns: u64) -> String {
     let share = |ns: u64| ns as f64 * 100.0 / elapsed_ns.max(1) as f64;
     let own = share(cost.own_cpu_ns);
+    if let Some(stops) = cost.stops {
+        let each = stops.total_ns as f64 / stops.count.max(1) as f64 / 1000.0;
+        return format!(
+            "  cost: {own:.2} % of a core, {} resident; {} stopped for {each:.0} µs each, {:.2} ms at most\n",
+            size(cost.peak_rss_bytes),
+            counted(stops.count, "thread"),
+            stops.longest_ns as f64 / 1e6
+        );
+    }
     let cpu = match cost.bpf_run_ns.map(share) {
         Some(bpf) => format!("{:.2} % of a core (own {own:.2} %, BPF {bpf:.2} %)", own + bpf),
         None => format!("{own:.2} % of a core (BPF run time unknown)"),

@@ -18,4 +18,4 @@ pub use build_id::BuildId;
 pub use frame::{Frame, FrameKind};
 pub use mapping::{FileId, Mapping, MappingKind};
 pub use outcome::Outcome;
-pub use profile::{Cost, Mode, Profile, RateChange, Recording, Root, Sample, StackId, WeightUnit};
+pub use profile::{Cost, Mode, Profile, RateChange, Recording, Root, Sample, StackId, Stops, WeightUnit};

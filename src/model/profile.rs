@@ -88,6 +88,19 @@ pub struct Cost {
     pub peak_rss_bytes: u64,
     /// Memory held by BPF maps and programs.
     pub bpf_memory_bytes: u64,
+    /// How long threads were held, where samples are taken by stopping them.
+    pub stops: Option<Stops>,
+}
+
+/// Threads that were stopped for samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Stops {
+    /// How many.
+    pub count: u64,
+    /// For how long together, in nanoseconds.
+    pub total_ns: u64,
+    /// The longest of them, in nanoseconds.
+    pub longest_ns: u64,
 }
 
 /// Where, when and how a profile was taken.

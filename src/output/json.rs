@@ -29,6 +29,7 @@
 //!     bpf_runs?         how often they ran
 //!     peak_rss_bytes    txprof's largest resident set
 //!     bpf_memory_bytes  memory of its BPF maps and programs
+//!     stops?            where threads were stopped for samples: count, total_ns, longest_ns
 //! outcomes      [{number, complete, text}]: how walks ended, for the numbers
 //!               used elsewhere; `complete` if the thread's start was reached
 //! roots         [{process, thread?: {name, pid, tid}}]: whose samples;
@@ -63,7 +64,7 @@ use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::model::profile::ThreadRoot;
 use crate::model::{
-    Cost, Frame, FrameKind, Mode, Outcome, Profile, RateChange, Recording, Root, Sample, StackId,
+    Cost, Frame, FrameKind, Mode, Outcome, Profile, RateChange, Recording, Root, Sample, StackId, Stops,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -135,6 +136,8 @@ struct CostForm {
     bpf_runs: Option<u64>,
     peak_rss_bytes: u64,
     bpf_memory_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    stops: Option<Stops>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -346,6 +349,7 @@ fn parse_recording(form: RecordingForm<'_>) -> Result<Recording> {
             bpf_runs: form.cost.bpf_runs,
             peak_rss_bytes: form.cost.peak_rss_bytes,
             bpf_memory_bytes: form.cost.bpf_memory_bytes,
+            stops: form.cost.stops,
         },
     })
 }
@@ -396,6 +400,7 @@ impl<'a> From<&'a Recording> for RecordingForm<'a> {
                 bpf_runs: cost.bpf_runs,
                 peak_rss_bytes: cost.peak_rss_bytes,
                 bpf_memory_bytes: cost.bpf_memory_bytes,
+                stops: cost.stops,
             },
         }
     }

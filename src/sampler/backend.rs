@@ -7,6 +7,7 @@ use super::clock::ClockChoice;
 use super::mapping_record::MappingRecord;
 use super::pythons::{Python, Pythons};
 use super::tables::{SliceId, Tables};
+use crate::model::Stops;
 use crate::sys::abi::{COMM_BYTES, CodeRecord, Counters, ProcessChange, SampleRecord, TableProcess};
 use crate::sys::table_memory::TableCapacity;
 use crate::{Error, ErrorKind, Result};
@@ -108,6 +109,10 @@ pub trait Backend {
     fn counters(&self) -> Result<Counters>;
     /// Memory held in the kernel.
     fn memory_bytes(&self) -> u64;
+    /// How long threads were held; `None` where they never are.
+    fn stops(&self) -> Option<Stops> {
+        None
+    }
     /// What the user should know at the end, each a sentence.
     fn warnings(&self) -> Vec<String>;
 }

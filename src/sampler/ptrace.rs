@@ -20,7 +20,7 @@ use super::pythons::{Python, Pythons};
 use super::tables::Tables;
 use super::threads::{Thread, Threads};
 use super::tracee::{Caught, Guide, RemotePages, interpreter};
-use crate::model::Outcome;
+use crate::model::{Outcome, Stops};
 use crate::sys::abi::{
     CODE_FILE_BYTES, CODE_NAME_BYTES, COMM_BYTES, CodeRecord, Counters, FRAME_INTERRUPTED, ProcessChange,
     PythonFrame, SampleRecord, TableProcess,
@@ -118,6 +118,22 @@ pub fn open(settings: &SamplerSettings) -> Result<Sampler> {
 type Each<'a> = &'a mut dyn FnMut(&mut Tables, Event<'_>);
 
 impl PtraceBackend {
+    /// Fails when not a single target may be stopped; refusals of some are told at the end.
+    fn try_all(&mut self) -> Result<()> {
+        let mut first = None;
+        let mut is_any_possible = self.targets.is_empty();
+        for pid in self.targets.keys() {
+            match self.stopper.stop(*pid, STOP_LIMIT) {
+                Ok(_stopped_or_late) => is_any_possible = true,
+                Err(error) => {
+                    refuse(&mut self.refusals, &error);
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        first.filter(|_| !is_any_possible).map_or(Ok(()), Err)
+    }
+
     /// Looks for what the kernel would have told: births, new programs, deaths.
     fn look(&mut self, now_ns: u64, tables: &mut Tables, each: Each<'_>) {
         self.looked_ns = now_ns;
@@ -226,9 +242,6 @@ impl PtraceBackend {
             }
             let deadline = stopped.since() + STOP_LIMIT;
             let caught = Caught::take(pid, registers, deadline, thread.has_pieces, guide);
-            let since = stopped.since();
-            drop(stopped);
-            self.counters.run_ns += since.elapsed().as_nanos() as u64;
             (caught, registers.fs_base)
         };
         self.counters.samples += 1;
@@ -367,6 +380,7 @@ impl Backend for PtraceBackend {
         let now_ns = monotonic_ns();
         self.next_tick_ns = now_ns + self.period_ns;
         self.is_enabled = true;
+        self.try_all()?;
         if let Some(watched) = &mut self.watched {
             watched.extend(procfs::pids().unwrap_or_default());
         }
@@ -444,11 +458,16 @@ impl Backend for PtraceBackend {
     }
 
     fn counters(&self) -> Result<Counters> {
-        Ok(self.counters)
+        // What the targets pay counts for the limit of the cost as what BPF programs take.
+        Ok(Counters { run_ns: self.stopper.stops.total_ns, ..self.counters })
     }
 
     fn memory_bytes(&self) -> u64 {
         0
+    }
+
+    fn stops(&self) -> Option<Stops> {
+        Some(self.stopper.stops)
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -21,6 +21,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::unistd::Pid;
 
+use crate::model::Stops;
 use crate::{Error, ErrorKind, Result};
 
 /// General registers of a stopped thread, in the order of DWARF's numbers (rax, rdx, rcx, rbx, rsi,
@@ -44,8 +45,8 @@ pub struct Stopper {
     late: Vec<Pid>,
     /// The signal mask before; SIGCHLD, which tells that a thread stopped, is waited for instead of delivered.
     mask: SigSet,
-    /// Longest time that a thread was held.
-    pub longest: Duration,
+    /// How long threads were held: how often, all together, and the longest.
+    pub stops: Stops,
     /// Threads that did not stop in time.
     pub late_count: u64,
     not_send: PhantomData<*const ()>,
@@ -76,7 +77,7 @@ impl Stopper {
         let mut mask = SigSet::empty();
         pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&child), Some(&mut mask))
             .map_err(|errno| Error::from_io("failed to block SIGCHLD", errno.into()))?;
-        Ok(Self { late: Vec::new(), mask, longest: Duration::ZERO, late_count: 0, not_send: PhantomData })
+        Ok(Self { late: Vec::new(), mask, stops: Stops::default(), late_count: 0, not_send: PhantomData })
     }
 
     /// Stops thread `tid`, waiting at most `limit` for it. `None`: it did not stop in time, or ended.
@@ -159,7 +160,11 @@ impl Stopped<'_> {
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         detach(self.tid, self.signal);
-        self.stopper.longest = self.stopper.longest.max(self.since.elapsed());
+        let held_ns = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let stops = &mut self.stopper.stops;
+        stops.count += 1;
+        stops.total_ns = stops.total_ns.saturating_add(held_ns);
+        stops.longest_ns = stops.longest_ns.max(held_ns);
     }
 }
 
@@ -269,7 +274,7 @@ mod tests {
             drop(stopped);
             assert_ne!(state(child.id()), 't');
         }
-        assert!(stopper.longest > Duration::ZERO);
+        assert!(stopper.stops.count == 3 && stopper.stops.longest_ns > 0);
         child.kill().expect("it lives");
         child.wait().expect("it was killed");
         assert!(stopper.stop(child.id(), Duration::ZERO).expect("gone is no failure").is_none());

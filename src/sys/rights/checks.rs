@@ -52,9 +52,9 @@ impl Check {
     }
 }
 
-/// The backend that would run: `ebpf`, or none when something is refused.
-pub fn backend(checks: &[Check]) -> Option<&'static str> {
-    checks.iter().all(|check| check.verdict != Verdict::Refused).then_some("ebpf")
+/// The backend that would run: `ebpf`, or `ptrace` when something is refused.
+pub fn backend(checks: &[Check]) -> &'static str {
+    if checks.iter().any(|check| check.verdict == Verdict::Refused) { "ptrace" } else { "ebpf" }
 }
 
 /// Judges everything, what is most fundamental first.
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn able_machine_needs_nothing() {
         let checks = check_all(&able_machine());
-        assert_eq!(backend(&checks), Some("ebpf"));
+        assert_eq!(backend(&checks), "ebpf");
         assert!(checks.iter().all(|check| check.verdict == Verdict::Ok && check.fix.is_none()), "{checks:?}");
     }
 
@@ -334,7 +334,7 @@ mod tests {
         };
         facts.capabilities.clear();
         let checks = check_all(&facts);
-        assert_eq!(backend(&checks), None);
+        assert_eq!(backend(&checks), "ptrace");
         for check in checks.iter().filter(|check| check.verdict != Verdict::Ok) {
             assert!(check.fix.is_some() || check.subject == "cycles", "{check:?}");
         }
@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(find(&facts, "CAP_BPF").verdict, Verdict::Ok);
         assert_eq!(find(&facts, "CAP_PERFMON").verdict, Verdict::Ok);
         assert_eq!(find(&facts, "CAP_SYS_PTRACE").verdict, Verdict::Limited);
-        assert_eq!(backend(&check_all(&facts)), Some("ebpf"));
+        assert_eq!(backend(&check_all(&facts)), "ebpf");
     }
 
     /// Refused in spite of the capability, the setting or the filter is to blame.

@@ -1,0 +1,140 @@
+//! Claim: `txprof dump` shows what every thread of a process does: where its Python and its C are, what it waits in, and
+//! who holds the interpreter's lock.
+
+mod support;
+
+use std::process::Command;
+
+use serde_json::Value;
+use support::{Target, built, pythons, some_pythons, txprof, turn, wait_for};
+
+fn dump(arguments: &[&str]) -> Value {
+    let mut all = vec!["dump", "--json"];
+    all.extend_from_slice(arguments);
+    let run = txprof(&all);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    serde_json::from_str(&run.stdout).expect("it is JSON")
+}
+
+fn threads(dump: &Value) -> impl Iterator<Item = &Value> {
+    dump["processes"].as_array().into_iter().flatten().flat_map(|process| process["threads"].as_array()).flatten()
+}
+
+/// The Python functions of a thread with their lines, root first.
+fn python(thread: &Value) -> Vec<String> {
+    let frames = thread["frames"].as_array().into_iter().flatten().rev();
+    let python = frames.filter(|frame| frame["kind"] == "python");
+    python.map(|frame| format!("{}:{}", frame["function"].as_str().unwrap_or("?"), frame["line"])).collect()
+}
+
+/// 20 sleepers and a burner: each under its name, at its line, and in the system call that it waits in.
+#[test]
+fn threads_of_python_are_told() {
+    let Some(_turn) = turn() else { return };
+    for version in pythons() {
+        let target = version.start("threads.py", &["20", "1"]);
+        // `run` of the thread, `rest`; the line of the sleep is known by its text.
+        let source = include_str!("programs/python/threads.py");
+        let line = |text: &str| 1 + source.lines().position(|line| line.trim() == text).expect("it is there");
+        let dump = dump(&["-p", &target.pid()]);
+        let name = &version.name;
+        let sleepers: Vec<&Value> =
+            threads(&dump).filter(|thread| thread["name"].as_str().is_some_and(|name| name.starts_with("sleeper"))).collect();
+        assert_eq!(sleepers.len(), 20, "{name}: {dump}");
+        for sleeper in sleepers {
+            let rest = if version.minor >= 11 { "rest" } else { "rest" };
+            let last = format!("{rest}:{}", line("time.sleep(1)"));
+            assert_eq!(python(sleeper).last(), Some(&last), "{name}: {sleeper}");
+            let waits = ["waiting", "waiting_for_gil"].iter().any(|word| sleeper["activity"] == *word);
+            assert!(waits && sleeper["complete"] == true, "{name}: {sleeper}");
+        }
+        let burner = threads(&dump).find(|thread| thread["name"] == "burner with a long name 0");
+        let burner = burner.unwrap_or_else(|| panic!("{name}: {dump}"));
+        assert!(python(burner).last().is_some_and(|last| last.starts_with("burn:")), "{name}: {burner}");
+        assert!(burner["cpu_ns"].as_u64() > Some(0), "{name}: {burner}");
+        let holders = threads(&dump).filter(|thread| thread["holds_gil"] == true).count();
+        assert!(holders <= 2, "{name}: {holders} hold the lock");
+    }
+}
+
+/// Text: the running function first, with file and line; views as in recordings.
+#[test]
+fn text_reads_like_a_traceback() {
+    let Some(_turn) = turn() else { return };
+    let version = some_pythons().pop().expect("there is an interpreter");
+    let target = version.start("split.py", &["3"]);
+    let shown = |arguments: &[&str]| {
+        let run = txprof(&[&["dump", "-p", &target.pid()], arguments].concat());
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        run.stdout
+    };
+    let merged = shown(&[]);
+    let recursions = merged.matches("recurse (split.py:").count();
+    assert!(recursions == 3 && merged.contains("<module> (split.py:"), "{merged}");
+    assert!(!merged.contains("_PyEval_EvalFrameDefault"), "{merged}");
+    let (leaf, module) = (merged.find("leaf_"), merged.find("<module>"));
+    assert!(leaf.is_some() && leaf < module, "{merged}");
+    assert!(shown(&["--native"]).contains("_PyEval_EvalFrameDefault"));
+    assert!(!shown(&["--python-only"]).contains("libc"));
+}
+
+/// Threads that fight for the interpreter's lock: one holds it, and those that wait for it are told.
+#[test]
+fn waiting_for_the_lock_is_told() {
+    let Some(_turn) = turn() else { return };
+    for version in pythons() {
+        let target = version.start("threads.py", &["0", "6"]);
+        let mut waiting = 0;
+        let mut holding = 0;
+        for _ in 0..5 {
+            let dump = dump(&["-p", &target.pid()]);
+            waiting += threads(&dump).filter(|thread| thread["activity"] == "waiting_for_gil").count();
+            holding += threads(&dump).filter(|thread| thread["holds_gil"] == true).count();
+        }
+        println!("{:20} {holding} hold it, {waiting} wait for it, in 5 dumps", version.name);
+        // Threads are caught one after the other, and the lock changes hands every 5 ms.
+        assert!((3..=12).contains(&holding) && waiting >= 10, "{}: {holding} {waiting}", version.name);
+    }
+}
+
+/// 500 threads, each whole.
+#[test]
+fn five_hundred_threads_are_told() {
+    let Some(_turn) = turn() else { return };
+    let version = some_pythons().pop().expect("there is an interpreter");
+    let target = version.start("threads.py", &["500", "1"]);
+    wait_for("all threads to be there", || {
+        std::fs::read_dir(format!("/proc/{}/task", target.pid())).is_ok_and(|tasks| tasks.count() >= 502)
+    });
+    let dump = dump(&["-p", &target.pid()]);
+    let whole = threads(&dump).filter(|thread| thread["complete"] == true && !python(thread).is_empty()).count();
+    assert!(whole >= 500, "{whole} of {}", threads(&dump).count());
+}
+
+/// Native programs, in namespaces of their own; children are asked for.
+#[test]
+fn namespaces_and_children_are_told() {
+    let Some(_turn) = turn() else { return };
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--mount", "--fork"]).arg(built("split-o2")).arg("5");
+    let target = Target::start_burning(command);
+    let all = dump(&["--children", "-p", &target.pid()]);
+    let recursing = |thread: &&Value| {
+        let frames = thread["frames"].as_array().into_iter().flatten();
+        frames.filter(|frame| frame["function"] == "recurse").count() == 5 && thread["complete"] == true
+    };
+    assert_eq!(threads(&all).filter(recursing).count(), 1, "{all}");
+    let own = dump(&["-p", &target.pid()]);
+    assert_eq!(threads(&own).count(), 1, "{own}");
+    assert_eq!(threads(&own).next().expect("one")["activity"], "waiting");
+}
+
+/// What cannot be shown says why.
+#[test]
+fn refusals_say_why() {
+    let run = txprof(&["dump", "-p", "999999999"]);
+    assert_eq!(run.code, 4, "{}", run.stderr);
+    assert!(run.stderr.contains("error: ") && run.stdout.is_empty(), "{}", run.stderr);
+    let run = txprof(&["dump"]);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+}
