@@ -6,7 +6,7 @@ mod support;
 use std::process::Command;
 
 use serde_json::Value;
-use support::{Target, built, pythons, some_pythons, txprof, turn, wait_for};
+use support::{Target, built, pythons, some_pythons, turn, txprof, wait_for};
 
 fn dump(arguments: &[&str]) -> Value {
     let mut all = vec!["dump", "--json"];
@@ -17,7 +17,12 @@ fn dump(arguments: &[&str]) -> Value {
 }
 
 fn threads(dump: &Value) -> impl Iterator<Item = &Value> {
-    dump["processes"].as_array().into_iter().flatten().flat_map(|process| process["threads"].as_array()).flatten()
+    dump["processes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|process| process["threads"].as_array())
+        .flatten()
 }
 
 /// The Python functions of a thread with their lines, root first.
@@ -33,17 +38,17 @@ fn threads_of_python_are_told() {
     let Some(_turn) = turn() else { return };
     for version in pythons() {
         let target = version.start("threads.py", &["20", "1"]);
-        // `run` of the thread, `rest`; the line of the sleep is known by its text.
+        // The line of the sleep is known by its text.
         let source = include_str!("programs/python/threads.py");
         let line = |text: &str| 1 + source.lines().position(|line| line.trim() == text).expect("it is there");
         let dump = dump(&["-p", &target.pid()]);
         let name = &version.name;
-        let sleepers: Vec<&Value> =
-            threads(&dump).filter(|thread| thread["name"].as_str().is_some_and(|name| name.starts_with("sleeper"))).collect();
+        let sleepers: Vec<&Value> = threads(&dump)
+            .filter(|thread| thread["name"].as_str().is_some_and(|name| name.starts_with("sleeper")))
+            .collect();
         assert_eq!(sleepers.len(), 20, "{name}: {dump}");
         for sleeper in sleepers {
-            let rest = if version.minor >= 11 { "rest" } else { "rest" };
-            let last = format!("{rest}:{}", line("time.sleep(1)"));
+            let last = format!("rest:{}", line("time.sleep(1)"));
             assert_eq!(python(sleeper).last(), Some(&last), "{name}: {sleeper}");
             let waits = ["waiting", "waiting_for_gil"].iter().any(|word| sleeper["activity"] == *word);
             assert!(waits && sleeper["complete"] == true, "{name}: {sleeper}");
@@ -107,7 +112,8 @@ fn five_hundred_threads_are_told() {
         std::fs::read_dir(format!("/proc/{}/task", target.pid())).is_ok_and(|tasks| tasks.count() >= 502)
     });
     let dump = dump(&["-p", &target.pid()]);
-    let whole = threads(&dump).filter(|thread| thread["complete"] == true && !python(thread).is_empty()).count();
+    let whole =
+        threads(&dump).filter(|thread| thread["complete"] == true && !python(thread).is_empty()).count();
     assert!(whole >= 500, "{whole} of {}", threads(&dump).count());
 }
 

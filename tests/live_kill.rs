@@ -41,7 +41,9 @@ fn disturbed(pid: &str) -> Vec<String> {
     let mut disturbed = Vec::new();
     for task in tasks.flatten() {
         let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").trim().to_owned();
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").trim().to_owned()
+        };
         let (state, tracer) = (field("State:"), field("TracerPid:"));
         if state.starts_with(['t', 'T']) || !["0", ""].contains(&tracer.as_str()) {
             disturbed.push(format!("{}: {state}, traced by {tracer}", task.path().display()));

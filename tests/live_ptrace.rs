@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use support::{
     Calls, Folded, History, Run, Target, built, chains, has, program, python_versions, record_burning_json,
-    record_json, scratch, txprof, turn, wait_for,
+    record_json, scratch, turn, txprof, wait_for,
 };
 
 const TOLERANCE: f64 = 0.02;
@@ -122,7 +122,11 @@ fn ordinary_users_record_their_own() {
     }
     let (directory, run) = as_nobody(&["record", "-d", "3s", "-o", "out.folded", "--", "./split-o2", "10"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
-    assert!(run.stderr.contains("note: ") && run.stderr.contains("stopped for moments instead"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("note: ") && run.stderr.contains("stopped for moments instead"),
+        "{}",
+        run.stderr
+    );
     let text = std::fs::read_to_string(directory.path().join("out.folded")).expect("it was written");
     let folded = Folded::parse(&text);
     let share = folded.share(|line| line.has("leaf_60"));
@@ -152,8 +156,11 @@ fn as_nobody(arguments: &[&str]) -> (tempfile::TempDir, Run) {
         .output()
         .expect("coreutils' timeout runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let run =
-        Run { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) };
+    let run = Run {
+        code: output.status.code().unwrap_or(-1),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    };
     (directory, run)
 }
 
@@ -213,4 +220,39 @@ fn stopped_targets_stay_stopped() {
     target.signal(Signal::SIGCONT);
     let before = target.account();
     wait_for("it to go on", || target.since(&before).iter().sum::<u64>() > 10_000_000);
+}
+
+/// Beyond the limit the rate goes down, and sums stay true: the weights are still the run time.
+#[test]
+fn cost_is_held_below_its_limit() {
+    let Some(_turn) = turn() else { return };
+    let target = Target::start("split-o2", &[]);
+    let history = History::of(&target);
+    let options =
+        ["--backend", "ptrace", "-F", "250", "-d", "5s", "--max-overhead", "0.5", "-p", &target.pid()];
+    let profile = record_json(&options);
+    let burnt: f64 = history.burnt_ns(&profile)[..3].iter().sum();
+    let changes = profile["recording"]["rate_changes"].as_array().expect("JSON form has rate_changes");
+    assert!(!changes.is_empty(), "{}", profile["recording"]);
+    let seen = Calls::of(&profile).weight_ns() / burnt;
+    assert!((0.95..1.1).contains(&seen), "{seen}");
+}
+
+/// On the only CPU that a spinner leaves us, both ways of looking work.
+#[test]
+fn spinner_on_our_only_cpu_is_seen() {
+    let Some(_turn) = turn() else { return };
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(built("split-o2")).arg("5");
+    let target = Target::start_burning(command);
+    for arguments in [
+        &["dump", "-p", &target.pid()][..],
+        &["record", "--backend", "ptrace", "-d", "2s", "-o", "-", "-p", &target.pid()],
+    ] {
+        let mut pinned = Command::new("taskset");
+        pinned.args(["-c", "0"]).arg(env!("CARGO_BIN_EXE_txprof")).args(arguments);
+        let output = pinned.stdin(Stdio::null()).output().expect("taskset runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("leaf_60"), "{text}{output:?}");
+    }
 }

@@ -55,7 +55,9 @@ fn render_table(checks: &[Check]) -> String {
         let _ = write!(text, "\nfor {}:\n    {fix}\n", subjects.join(", "));
     }
     let _ = match backend(checks) {
-        "ptrace" => writeln!(text, "\nbackend: ptrace: running threads of your own processes are stopped for moments"),
+        "ptrace" => {
+            writeln!(text, "\nbackend: ptrace: running threads of your own processes are stopped for moments")
+        }
         name => writeln!(text, "\nbackend: {name}"),
     };
     text

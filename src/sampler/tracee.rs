@@ -21,6 +21,8 @@ const PAGE_BYTES: u64 = 4096;
 const MAX_COPY_BYTES: u64 = 256 << 10;
 /// Pages of its memory that are looked at for one stack, 4 MiB; what lies in further ones cannot be read.
 const MAX_PAGES: usize = 1024;
+/// Below `rsp` (psABI, 3.2.2): registers that a function has restored already, where its unwind rows still look for them.
+const RED_ZONE_BYTES: u64 = 128;
 /// `rsp`'s DWARF number.
 const RSP: usize = 7;
 
@@ -87,7 +89,7 @@ impl StackCopy {
     /// The C library keeps a thread's own data at the upper end of its stack, where the thread pointer points to;
     /// behind the main thread's stack there is nothing.
     fn take(pid: u32, registers: &UserRegisters) -> Self {
-        let start = registers.general[RSP];
+        let start = registers.general[RSP].saturating_sub(RED_ZONE_BYTES);
         let to_thread_data = registers.fs_base.checked_sub(start).filter(|len| *len <= MAX_COPY_BYTES);
         let wanted = to_thread_data.unwrap_or(MAX_COPY_BYTES);
         let mut bytes = vec![0; wanted as usize];
