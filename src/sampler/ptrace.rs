@@ -37,8 +37,11 @@ use crate::{ErrorKind, Result};
 const STOP_LIMIT: Duration = Duration::from_millis(2);
 /// Highest rate. Each catch costs the thread two switches; beyond this, more than profiling is worth.
 pub const MAX_FREQUENCY_HZ: u32 = 250;
-/// New threads, children and programs are looked for this often.
+/// New threads, children and programs are looked for this often, or more rarely where looking takes long: a
+/// process of 500 threads has 500 lists of children.
 const LOOK_NS: u64 = 100_000_000;
+/// Of the time, one part in so many is spent looking.
+const LOOK_SHARE: u64 = 50;
 /// Mappings that were replaced by others at the same address are noticed this often.
 const REMAP_NS: u64 = 2_000_000_000;
 /// New threads' states in their interpreter are looked for this often.
@@ -56,6 +59,7 @@ const MAX_REFUSALS: usize = 8;
 struct Target {
     process: TableProcess,
     threads: Threads,
+    comm: [u8; COMM_BYTES],
     start_code: u64,
     /// Where its interpreters keep the states of threads, by thread pointer, and when that was looked up.
     states: HashMap<u64, Vec<u64>>,
@@ -64,8 +68,10 @@ struct Target {
 
 impl Target {
     fn new(process: TableProcess, start_code: u64, now_ns: u64) -> Self {
-        let threads = Threads::of(process.pid, now_ns);
-        Self { process, threads, start_code, states: HashMap::new(), searched_ns: 0 }
+        let pid = process.pid;
+        let comm = procfs::comm(pid).map_or([0; COMM_BYTES], |comm| padded(&comm));
+        let threads = Threads::of(pid, now_ns);
+        Self { process, threads, comm, start_code, states: HashMap::new(), searched_ns: 0 }
     }
 
     /// Looks up where the interpreter keeps its threads' states, if that was long ago.
@@ -86,7 +92,7 @@ struct PtraceBackend {
     watched: Option<HashSet<u32>>,
     period_ns: u64,
     next_tick_ns: u64,
-    looked_ns: u64,
+    next_look_ns: u64,
     remapped_ns: u64,
     is_enabled: bool,
     counters: Counters,
@@ -105,7 +111,7 @@ pub fn open(settings: &SamplerSettings) -> Result<Sampler> {
         watched: settings.watch_all.then(HashSet::new),
         period_ns: 1_000_000_000 / u64::from(frequency_hz),
         next_tick_ns: 0,
-        looked_ns: 0,
+        next_look_ns: 0,
         remapped_ns: 0,
         is_enabled: false,
         counters: Counters::default(),
@@ -136,7 +142,6 @@ impl PtraceBackend {
 
     /// Looks for what the kernel would have told: births, new programs, deaths.
     fn look(&mut self, now_ns: u64, tables: &mut Tables, each: Each<'_>) {
-        self.looked_ns = now_ns;
         let pids: Vec<u32> = self.targets.keys().copied().collect();
         for pid in &pids {
             let event = |change| Event::Process { time_ns: now_ns, pid: *pid, change, comm: [0; COMM_BYTES] };
@@ -144,6 +149,7 @@ impl PtraceBackend {
                 Ok(stat) if !stat.has_ended() => {
                     let Some(target) = self.targets.get_mut(pid) else { continue };
                     target.threads.list(*pid, now_ns);
+                    target.comm = procfs::comm(*pid).map_or(target.comm, |comm| padded(&comm));
                     if std::mem::replace(&mut target.start_code, stat.start_code) != stat.start_code {
                         target.process = TableProcess { pid: *pid, ..TableProcess::default() };
                         each(tables, event(ProcessChange::Exec));
@@ -163,6 +169,8 @@ impl PtraceBackend {
             self.remapped_ns = now_ns;
             each(tables, Event::MappingsLost);
         }
+        let ended_ns = monotonic_ns();
+        self.next_look_ns = ended_ns + LOOK_NS.max(ended_ns.saturating_sub(now_ns) * LOOK_SHARE);
     }
 
     fn look_for_children(&mut self, parents: &[u32], now_ns: u64, tables: &mut Tables, each: Each<'_>) {
@@ -210,8 +218,8 @@ impl PtraceBackend {
             if let Some(python) = python {
                 target.find_states(python, now_ns);
             }
-            let Target { threads, states, .. } = &mut target;
-            let catch = |tid| Catch { pid, tid, process: &process, python, states: &*states };
+            let Target { threads, states, comm, .. } = &mut target;
+            let catch = |tid| Catch { pid, tid, comm: *comm, process: &process, python, states: &*states };
             let caught: Vec<(u32, &mut Thread)> =
                 if asleep { threads.all().collect() } else { threads.running(now_ns).collect() };
             for (tid, thread) in caught {
@@ -224,7 +232,7 @@ impl PtraceBackend {
 
     /// Stops a thread and makes a sample of it; answers as [`Self::tick`] does.
     fn catch(&mut self, catch: Catch<'_>, thread: &mut Thread, tables: &mut Tables, each: Each<'_>) -> bool {
-        let Catch { pid, tid, process, python, states } = catch;
+        let Catch { pid, tid, comm, process, python, states } = catch;
         let time_ns = monotonic_ns();
         let (mut caught, thread_pointer) = {
             let guide = Guide { tables, process, python, states };
@@ -269,7 +277,7 @@ impl PtraceBackend {
             python_instance: part.and(python).map_or(0, |python| python.instance),
             holds_gil: part.is_some_and(|part| part.walk.holds_gil),
             thread_comm: thread.comm(tid, time_ns),
-            process_comm: procfs::comm(pid).map_or([0; COMM_BYTES], |comm| padded(&comm)),
+            process_comm: comm,
             kernel: &[],
             user: &user,
             python: &python_words,
@@ -326,6 +334,8 @@ fn refuse(refusals: &mut BTreeSet<String>, error: &crate::Error) {
 struct Catch<'a> {
     pid: u32,
     tid: u32,
+    /// Name of the process.
+    comm: [u8; COMM_BYTES],
     process: &'a TableProcess,
     python: Option<&'a Python>,
     states: &'a HashMap<u64, Vec<u64>>,
@@ -430,7 +440,7 @@ impl Backend for PtraceBackend {
         let deadline = Instant::now() + timeout;
         loop {
             let now_ns = monotonic_ns();
-            if now_ns.saturating_sub(self.looked_ns) >= LOOK_NS {
+            if now_ns >= self.next_look_ns {
                 self.look(now_ns, tables, each);
             }
             if self.is_enabled && now_ns >= self.next_tick_ns {

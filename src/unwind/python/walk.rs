@@ -300,3 +300,121 @@ fn int(memory: &dyn Memory, base: u64, offset: u32) -> Option<u32> {
     let mut bytes = [0; 4];
     memory.read(base.checked_add(offset.into())?, &mut bytes).then(|| u32::from_ne_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::Version;
+    use super::*;
+
+    /// Words by address; what is absent cannot be read.
+    #[derive(Default)]
+    struct Words(HashMap<u64, u64>);
+
+    impl Words {
+        fn put(&mut self, base: u64, offset: u32, value: u64) {
+            self.0.insert(base + u64::from(offset), value);
+        }
+    }
+
+    impl Memory for Words {
+        fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+            for (address, slot) in (address..).zip(buffer.iter_mut()) {
+                let word = self.0.get(&(address & !7)).copied().unwrap_or(0);
+                *slot = word.to_ne_bytes()[(address & 7) as usize];
+            }
+            address != 0
+        }
+    }
+
+    const RUNTIME: u64 = 0x1000;
+    const POINTER: u64 = 0x7f00_0000_1000;
+
+    fn layout(minor: u8) -> &'static Layout {
+        Layout::of(Version { major: 3, minor, micro: 0 }).expect("a version with a row")
+    }
+
+    fn interpreter(layout: &Layout) -> Interpreter<'_> {
+        Interpreter { layout, runtime: RUNTIME, code_type: 0x9000 }
+    }
+
+    /// The runtime of 3.10 with two interpreters; the thread has a state in each, with `newer` and `older` frames.
+    fn two_interpreters(newer: u64, older: u64) -> Words {
+        let layout = layout(10);
+        let mut words = Words::default();
+        words.put(RUNTIME, layout.runtime_interpreters_head, 0x2000);
+        words.put(0x2000, layout.interpreter_next, 0x3000);
+        for (interpreter, state, frames) in [(0x2000, 0x4000, newer), (0x3000, 0x5000, older)] {
+            words.put(interpreter, layout.interpreter_threads_head, state);
+            words.put(state, layout.thread_id, POINTER);
+            for index in 0..frames {
+                let frame = state * 16 + index * 0x400;
+                let holder = if index == 0 { state } else { frame - 0x400 };
+                let offset = if index == 0 { layout.thread_frame } else { layout.frame_previous };
+                words.put(holder, offset, frame);
+                words.put(frame, layout.frame_code, frame + 0x200);
+            }
+        }
+        words
+    }
+
+    /// Frames of the interpreter that the thread came from follow those of the one that it is in.
+    #[test]
+    fn callers_in_another_interpreter_follow() {
+        let layout = layout(10);
+        let words = two_interpreters(2, 3);
+        let interpreter = interpreter(layout);
+        let states = interpreter.states(&words);
+        assert_eq!(states, HashMap::from([(POINTER, vec![0x4000, 0x5000])]));
+        let walk = interpreter.walk(&words, POINTER, &states[&POINTER], 100).expect("it is the thread's");
+        let codes: Vec<u64> = walk.frames.iter().filter_map(|frame| frame.code).collect();
+        assert_eq!(codes, [0x40200, 0x40600, 0x50200, 0x50600, 0x50a00]);
+        assert_eq!((walk.outcome, walk.holds_gil), (Outcome::Complete, false));
+        let walk = interpreter.walk(&words, POINTER, &states[&POINTER], 4).expect("it is the thread's");
+        assert_eq!((walk.frames.len(), walk.outcome), (4, Outcome::TruncatedDepth));
+        assert!(interpreter.walk(&words, POINTER + 8, &states[&POINTER], 4).is_none(), "another thread's");
+    }
+
+    /// A frame that is its own caller is followed up to the limit.
+    #[test]
+    fn cyclic_frames_end_at_the_limit() {
+        let layout = layout(10);
+        let mut words = two_interpreters(1, 0);
+        words.put(0x40000, layout.frame_previous, 0x40000);
+        words.put(0x4000, layout.thread_next, 0x4000);
+        let interpreter = interpreter(layout);
+        let walk = interpreter.walk(&words, POINTER, &[0x4000], 64).expect("it is the thread's");
+        assert_eq!((walk.frames.len(), walk.outcome), (64, Outcome::TruncatedDepth));
+        assert!(interpreter.states(&words)[&POINTER].len() <= MAX_SEARCH_STEPS);
+    }
+
+    /// Memory in which every word is made of its address.
+    struct Noise(u64);
+
+    impl Memory for Noise {
+        fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+            for (address, slot) in (address..).zip(buffer.iter_mut()) {
+                *slot = mix(address ^ self.0) as u8 & 0x7f;
+            }
+            address % 7 != self.0 % 7
+        }
+    }
+
+    proptest! {
+        /// Whatever is in memory, the walk ends within its limits.
+        #[test]
+        fn noise_is_survived(seed: u64, minor in 8u8..=12) {
+            let layout = layout(minor);
+            let interpreter = interpreter(layout);
+            let states = interpreter.states(&Noise(seed));
+            prop_assert!(states.values().map(Vec::len).sum::<usize>() <= MAX_SEARCH_STEPS);
+            for (pointer, states) in states.iter().take(3) {
+                if let Some(walk) = interpreter.walk(&Noise(seed), *pointer, states, 200) {
+                    prop_assert!(walk.frames.len() <= 200);
+                }
+            }
+            let _head_or_none = interpreter.code(&Noise(seed), seed);
+        }
+    }
+}
