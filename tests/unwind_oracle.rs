@@ -1,5 +1,7 @@
 //! Stacks of stopped children, walked by our rows and by framehop over the
-//! same memory, frame by frame.
+//! same memory, frame by frame. With `TXPROF_BLESS_STACKS=1` some of them are kept for tests/unwind_replay.rs.
+
+mod support;
 
 use std::fs::File;
 use std::ops::Range;
@@ -15,6 +17,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use object::{Object, ObjectSection, ObjectSegment, SegmentFlags};
+use support::replay::{CapturedModule, CapturedProgram, CapturedStack, captured_path, hex};
 use txprof::unwind::{FdeIndex, Registers, Rule, RuleKind, Step, Table, step};
 
 const STOPS: usize = 150;
@@ -43,6 +46,8 @@ struct Module {
     avma: Range<u64>,
     bias: u64,
     table: Table,
+    path: String,
+    build_id: String,
 }
 
 struct Target {
@@ -118,7 +123,10 @@ impl Target {
         self.framehop.add_module(framehop::Module::new(line.to_owned(), avma.clone(), bias, info));
         let index = FdeIndex::parse(&bytes).ok()?;
         let table = index.build_pages(&bytes, index.page_range());
-        self.modules.push(Module { avma, bias, table });
+        let path = line.split_whitespace().nth(5).unwrap_or_default().to_owned();
+        let build_id = elf.build_id().ok().flatten().unwrap_or_default();
+        let build_id = build_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.modules.push(Module { avma, bias, table, path, build_id });
         Some(())
     }
 
@@ -205,6 +213,27 @@ impl Target {
     }
 }
 
+/// One in so many stacks is kept.
+const KEPT: usize = 25;
+
+/// Keeps `stacks` of a program for tests/unwind_replay.rs, if that is wanted.
+fn keep(name: &str, target: &Target, stacks: Vec<CapturedStack>) {
+    if std::env::var_os("TXPROF_BLESS_STACKS").is_none() {
+        return;
+    }
+    // Elsewhere a scratch directory has another name.
+    let is_installed = |path: &&str| path.starts_with("/usr/") || path.starts_with("/lib");
+    let modules = target.modules.iter().map(|module| CapturedModule {
+        path: Some(&*module.path).filter(is_installed).unwrap_or(name).to_owned(),
+        build_id: module.build_id.clone(),
+        range: (hex(module.avma.start), hex(module.avma.end)),
+        bias: hex(module.bias),
+    });
+    let captured = CapturedProgram { modules: modules.collect(), stacks };
+    let text = serde_json::to_string(&captured).expect("it is plain");
+    std::fs::write(captured_path(name), text + "\n").expect("the tree is writable");
+}
+
 /// Stops the program many times and compares every stack; prints what was seen.
 fn compare_walks(name: &str, command: Command) {
     let Some(target) = Target::start(command) else {
@@ -212,6 +241,7 @@ fn compare_walks(name: &str, command: Command) {
         return;
     };
     let (mut complete, mut frames, mut restarts) = (0, 0, 0);
+    let mut kept = Vec::new();
     for stop in 0..STOPS {
         std::thread::sleep(Duration::from_micros(700 + 131 * (stop as u64 % 11)));
         target.stopped(|first| {
@@ -230,6 +260,11 @@ fn compare_walks(name: &str, command: Command) {
                 assert!(!ended || theirs.len() == ours.len(), "{name}: {ours:x?} against {theirs:x?}");
                 frames += common;
             }
+            if stop % KEPT == 0 && last == Step::End {
+                let pcs: Vec<u64> = stretches.iter().flat_map(|(_, pcs)| pcs).copied().collect();
+                let read = |address| target.read(address);
+                kept.push(CapturedStack::capture(first, |address| target.rule(address), read, &pcs));
+            }
             if last != Step::End {
                 println!("{name}: {last:?} behind {:x?}", stretches.last());
             }
@@ -238,6 +273,7 @@ fn compare_walks(name: &str, command: Command) {
     println!(
         "{name}: {complete} of {STOPS} stacks complete, {frames} frames agree, {restarts} signal frames or loaded CFAs"
     );
+    keep(name, &target, kept);
     assert!(complete * 1000 >= STOPS * 995, "{name}: {complete} of {STOPS} complete");
 }
 

@@ -16,6 +16,7 @@ mod golden;
 mod history;
 mod profile;
 mod python;
+pub mod replay;
 mod run;
 mod target;
 
