@@ -33,8 +33,12 @@ use crate::target::procfs;
 use crate::unwind::python::walk::CodeHead;
 use crate::{ErrorKind, Result};
 
-/// How long a thread may be held, from the request to stop on.
+/// How long a stopped thread may be held.
 const STOP_LIMIT: Duration = Duration::from_millis(2);
+/// How long a thread is waited for until it does stop. It runs meanwhile, or waits for a CPU.
+const WAIT_LIMIT: Duration = Duration::from_millis(5);
+/// The same where each thread is caught once: one that sleeps must get a CPU of a busy machine first.
+const SWEEP_WAIT_LIMIT: Duration = Duration::from_millis(300);
 /// Highest rate. Each catch costs the thread two switches; beyond this, more than profiling is worth.
 pub const MAX_FREQUENCY_HZ: u32 = 250;
 /// New threads, children and programs are looked for this often, or more rarely where looking takes long: a
@@ -129,7 +133,7 @@ impl PtraceBackend {
         let mut first = None;
         let mut is_any_possible = self.targets.is_empty();
         for pid in self.targets.keys() {
-            match self.stopper.stop(*pid, STOP_LIMIT) {
+            match self.stopper.stop(*pid, WAIT_LIMIT) {
                 Ok(_stopped_or_late) => is_any_possible = true,
                 Err(error) => {
                     refuse(&mut self.refusals, &error);
@@ -219,7 +223,9 @@ impl PtraceBackend {
                 target.find_states(python, now_ns);
             }
             let Target { threads, states, comm, .. } = &mut target;
-            let catch = |tid| Catch { pid, tid, comm: *comm, process: &process, python, states: &*states };
+            let wait = if asleep { SWEEP_WAIT_LIMIT } else { WAIT_LIMIT };
+            let catch =
+                |tid| Catch { pid, tid, comm: *comm, wait, process: &process, python, states: &*states };
             let caught: Vec<(u32, &mut Thread)> =
                 if asleep { threads.all().collect() } else { threads.running(now_ns).collect() };
             for (tid, thread) in caught {
@@ -232,11 +238,11 @@ impl PtraceBackend {
 
     /// Stops a thread and makes a sample of it; answers as [`Self::tick`] does.
     fn catch(&mut self, catch: Catch<'_>, thread: &mut Thread, tables: &mut Tables, each: Each<'_>) -> bool {
-        let Catch { pid, tid, comm, process, python, states } = catch;
+        let Catch { pid, tid, comm, wait, process, python, states } = catch;
         let time_ns = monotonic_ns();
         let (mut caught, thread_pointer) = {
             let guide = Guide { tables, process, python, states };
-            let stopped = match self.stopper.stop(tid, STOP_LIMIT) {
+            let stopped = match self.stopper.stop(tid, wait) {
                 Ok(Some(stopped)) => stopped,
                 Ok(None) => return false,
                 Err(error) => {
@@ -248,7 +254,7 @@ impl PtraceBackend {
             if registers.code_segment != USER_CODE_SEGMENT {
                 return false;
             }
-            let deadline = stopped.since() + STOP_LIMIT;
+            let deadline = Instant::now() + STOP_LIMIT;
             let caught = Caught::take(pid, registers, deadline, thread.has_pieces, guide);
             (caught, registers.fs_base)
         };
@@ -336,6 +342,8 @@ struct Catch<'a> {
     tid: u32,
     /// Name of the process.
     comm: [u8; COMM_BYTES],
+    /// How long to wait until it stops.
+    wait: Duration,
     process: &'a TableProcess,
     python: Option<&'a Python>,
     states: &'a HashMap<u64, Vec<u64>>,

@@ -45,7 +45,7 @@ pub struct Stopper {
     late: Vec<Pid>,
     /// The signal mask before; SIGCHLD, which tells that a thread stopped, is waited for instead of delivered.
     mask: SigSet,
-    /// How long threads were held: how often, all together, and the longest.
+    /// How long threads were held, from the request to stop on, so a little less: how often, all together, the longest.
     pub stops: Stops,
     /// Threads that did not stop in time.
     pub late_count: u64,
@@ -150,11 +150,6 @@ impl Stopped<'_> {
             fs_base: read.fs_base,
             code_segment: read.cs,
         })
-    }
-
-    /// When it was told to stop.
-    pub fn since(&self) -> Instant {
-        self.since
     }
 }
 
