@@ -16,16 +16,19 @@ pub struct History {
 }
 
 impl History {
-    /// Begins to read.
+    /// Begins to read: the first time before this returns.
     pub fn of(target: &Target) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (asked, read) = (Arc::clone(&stop), target.reader());
+        let (asked, account) = (Arc::clone(&stop), target.reader());
+        let read = move || {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+            (now.as_nanos() as f64, account())
+        };
+        let mut readings = vec![read()];
         let thread = std::thread::spawn(move || {
             be_prompt();
-            let mut readings = Vec::new();
             while !asked.load(Ordering::Relaxed) {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
-                readings.push((now.as_nanos() as f64, read()));
+                readings.push(read());
                 std::thread::sleep(Duration::from_millis(2));
             }
             readings
