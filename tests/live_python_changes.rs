@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::{
@@ -206,6 +207,26 @@ fn gil_mode_shows_holders_alone() {
         }
     }
     assert_none(&wrong);
+}
+
+/// Started by the dynamic linker rather than by the kernel, and in namespaces of its own, where its pid is 1.
+#[test]
+fn interpreters_started_in_other_ways_are_seen() {
+    let Some(_turn) = turn() else { return };
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/python/split.py");
+    for words in [
+        &["/lib64/ld-linux-x86-64.so.2", "/usr/bin/python3"][..],
+        &["unshare", "--pid", "--mount", "--fork", "/usr/bin/python3"],
+    ] {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args([program, "5"]);
+        let target = Target::start_burning(command);
+        let (calls, _) = see(&target, &[], 1000);
+        let comparison = calls.compare(&chains(&target));
+        let (exact, count) = (comparison.exact_share(), comparison.exact.count());
+        println!("{words:?}: {:.3} % exact of {count}", exact * 100.0);
+        assert!(exact >= 0.995 && count > 500, "{words:?}: {exact} of {count}\n{}", calls.heaviest(4));
+    }
 }
 
 /// Code of another interpreter, in the same thread and in one of its own, is named as the main one's is.
