@@ -19,6 +19,7 @@ const volatile __u32 wakeup_bytes = 1;     /* fill of the ring that wakes userla
 const volatile __u8 follow_children = 1;
 const volatile __u8 watch_all = 0;         /* report exec and fork of every process */
 const volatile __u8 kernel_frames = 1;
+const volatile __u8 keep_samples = 0;      /* the perf event writes its own sample, too */
 
 #define RULE_CAPACITY 65536
 

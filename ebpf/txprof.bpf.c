@@ -116,8 +116,9 @@ int on_cpu(struct bpf_perf_event_data *ctx)
 	emit_sample(scratch);
 	count(COUNTER_SAMPLES, 1);
 	count(COUNTER_RUN_NS, bpf_ktime_get_ns() - began);
-	/* 0: the perf event itself records nothing. */
-	return 0;
+	/* 0: the perf event itself records nothing. Else it reads the same registers and the same stack
+	 * as was walked, because it does so behind this program in the same interrupt. */
+	return keep_samples;
 }
 
 static __always_inline void emit_process_event(__u32 type, __u32 pid, __u32 other, struct task_struct *task)

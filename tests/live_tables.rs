@@ -24,6 +24,7 @@ fn small_tables() -> Option<(std::sync::MutexGuard<'static, ()>, Bpf, Tables)> {
         follow_children: true,
         watch_all: false,
         kernel_frames: true,
+        keep_samples: false,
     };
     let (bpf, memory, _pythons) = Bpf::load(&settings).expect("BPF is allowed here");
     Some((turn, bpf, Tables::new(memory)))

@@ -105,6 +105,7 @@ impl Replay {
             Event::MappingsLost => {
                 self.scan_all();
             }
+            Event::Kept(_) => {}
         }
     }
 

@@ -72,6 +72,7 @@ impl ChosenBackend {
             follow_children: plan.children,
             watch_all: matches!(plan.target, TargetPlan::Name(_) | TargetPlan::Cgroup(_)),
             kernel_frames: plan.kernel,
+            keep_samples: false,
         }
     }
 

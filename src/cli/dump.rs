@@ -22,6 +22,7 @@ pub fn run(plan: &DumpPlan) -> Result<ExitCode> {
         follow_children: false,
         watch_all: false,
         kernel_frames: false,
+        keep_samples: false,
     };
     let options = Options {
         sampler: settings,

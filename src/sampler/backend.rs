@@ -37,6 +37,9 @@ pub enum Event<'a> {
     },
     /// Mapping records were lost: all processes' mappings must be read anew.
     MappingsLost,
+    /// The clock's own sample of an instant of which there is, or will be, a [`Self::Sample`]: the body of a
+    /// [`PERF_RECORD_SAMPLE`](crate::sys::perf_event), in the order of each CPU alone.
+    Kept(&'a [u8]),
 }
 
 /// What a recording needs to know before it begins.
@@ -52,6 +55,9 @@ pub struct SamplerSettings {
     pub watch_all: bool,
     /// Kernel frames are taken.
     pub kernel_frames: bool,
+    /// The clock reads each sample a second time, for [`Event::Kept`]: registers and 64 KiB of stack, so that the
+    /// walk can be judged. Only tests want that.
+    pub keep_samples: bool,
 }
 
 /// Room in the tables.

@@ -10,7 +10,7 @@ use super::pythons::Pythons;
 use super::tables::Tables;
 use crate::sys::abi::{Counters, Record, TableProcess};
 use crate::sys::bpf::{Bpf, BpfSettings};
-use crate::sys::perf_event::EventSource;
+use crate::sys::perf_event::{EventSource, PERF_RECORD_SAMPLE, RingContent};
 use crate::{Error, Result};
 
 /// Room for about 2,000 samples of 60 frames per CPU, a second at 1999 Hz, or for 40 of the deepest.
@@ -26,7 +26,8 @@ struct BpfBackend {
 /// Loads and attaches everything; process events flow from here on, samples
 /// once it is enabled. Fails with hints where it is not permitted.
 pub fn open(settings: &SamplerSettings) -> Result<Sampler> {
-    let clock = Clock::open(settings.clock, settings.frequency_hz)?;
+    let content = if settings.keep_samples { RingContent::MappingsAndSamples } else { RingContent::Mappings };
+    let clock = Clock::open(settings.clock, settings.frequency_hz, content)?;
     let ring_bytes = RING_BYTES_PER_CPU.saturating_mul(clock.events.len() as u32);
     let (mut bpf, memory, pythons) = Bpf::load(&BpfSettings {
         capacity: CAPACITY,
@@ -35,6 +36,7 @@ pub fn open(settings: &SamplerSettings) -> Result<Sampler> {
         follow_children: settings.follow_children,
         watch_all: settings.watch_all,
         kernel_frames: settings.kernel_frames,
+        keep_samples: settings.keep_samples,
     })?;
     bpf.attach_process_events()?;
     let backend = Box::new(BpfBackend { bpf, clock });
@@ -42,13 +44,15 @@ pub fn open(settings: &SamplerSettings) -> Result<Sampler> {
 }
 
 impl BpfBackend {
-    fn take_mapping_records(&mut self) -> (Vec<MappingRecord>, bool) {
+    /// New mappings, and whether some were lost. Kept samples go to `keep` at once.
+    fn take_clock_records(&mut self, mut keep: impl FnMut(&[u8])) -> (Vec<MappingRecord>, bool) {
         let mut records = Vec::new();
         let mut lost = false;
         for event in &mut self.clock.events {
             event.drain(|kind, misc, body| match kind {
                 PERF_RECORD_MMAP2 => records.extend(MappingRecord::parse(misc, body)),
                 PERF_RECORD_LOST => lost = true,
+                PERF_RECORD_SAMPLE => keep(body),
                 _ => {}
             });
         }
@@ -114,7 +118,7 @@ impl Backend for BpfBackend {
         each: &mut dyn FnMut(&mut Tables, Event<'_>),
     ) -> u64 {
         self.bpf.poll(timeout);
-        let (mut mapped, lost) = self.take_mapping_records();
+        let (mut mapped, lost) = self.take_clock_records(|body| each(tables, Event::Kept(body)));
         if lost {
             each(tables, Event::MappingsLost);
         }

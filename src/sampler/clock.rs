@@ -1,6 +1,6 @@
 //! The sampling clock: one perf event per CPU, all with the same period.
 
-use crate::sys::perf_event::{EventSource, PerfEvent, online_cpus};
+use crate::sys::perf_event::{EventSource, PerfEvent, RingContent, online_cpus};
 use crate::{ErrorKind, Result};
 
 /// What the user may ask for.
@@ -30,30 +30,30 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Opens the clocks at `frequency_hz` per CPU.
-    pub fn open(choice: ClockChoice, frequency_hz: u32) -> Result<Self> {
+    /// Opens the clocks at `frequency_hz` per CPU, with rings for `content`.
+    pub fn open(choice: ClockChoice, frequency_hz: u32, content: RingContent) -> Result<Self> {
+        let open = |source| Self::open_source(source, frequency_hz, content);
         match choice {
-            ClockChoice::CpuClock => Self::open_source(EventSource::CpuClock, frequency_hz),
-            ClockChoice::Cycles => Self::open_source(EventSource::Cycles, frequency_hz).map_err(|error| {
+            ClockChoice::CpuClock => open(EventSource::CpuClock),
+            ClockChoice::Cycles => open(EventSource::Cycles).map_err(|error| {
                 error.with_hint("this machine counts no cycles (a virtual machine?): use -e cpu-clock")
             }),
-            ClockChoice::Auto => match Self::open_source(EventSource::Cycles, frequency_hz) {
-                Err(error) if error.kind() != ErrorKind::PermissionDenied => {
-                    Self::open_source(EventSource::CpuClock, frequency_hz)
-                }
+            ClockChoice::Auto => match open(EventSource::Cycles) {
+                Err(error) if error.kind() != ErrorKind::PermissionDenied => open(EventSource::CpuClock),
                 other => other,
             },
         }
     }
 
-    fn open_source(source: EventSource, frequency_hz: u32) -> Result<Self> {
+    fn open_source(source: EventSource, frequency_hz: u32, content: RingContent) -> Result<Self> {
         let unit_per_second = match source {
             EventSource::CpuClock => 1_000_000_000,
             EventSource::Cycles => cycles_per_second(),
         };
         let period = (unit_per_second / u64::from(frequency_hz.max(1))).max(1);
         let cpus = online_cpus()?;
-        let events = cpus.iter().map(|cpu| PerfEvent::open(source, *cpu, period)).collect::<Result<_>>()?;
+        let open = |cpu: &u32| PerfEvent::open(source, *cpu, period, content);
+        let events = cpus.iter().map(open).collect::<Result<_>>()?;
         Ok(Self { events, source, cpus, period, unit_per_second, changed: None })
     }
 

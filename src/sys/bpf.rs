@@ -34,6 +34,8 @@ pub struct BpfSettings {
     pub watch_all: bool,
     /// Kernel frames are taken.
     pub kernel_frames: bool,
+    /// The perf events write a sample of their own for each of ours.
+    pub keep_samples: bool,
 }
 
 /// The loaded programs and maps.
@@ -224,7 +226,8 @@ fn write_settings(data: &mut [u8], settings: &BpfSettings) {
         settings.capacity.pythons,
         settings.ring_bytes / 4,
     ];
-    let switches = [settings.follow_children, settings.watch_all, settings.kernel_frames];
+    let switches =
+        [settings.follow_children, settings.watch_all, settings.kernel_frames, settings.keep_samples];
     let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).chain(switches.map(u8::from));
     data.iter_mut().zip(bytes).for_each(|(slot, byte)| *slot = byte);
 }

@@ -1,7 +1,9 @@
 //! Perf events: one sampling clock per CPU on our own descriptors, whose ring
 //! carries what the kernel itself reports of all processes' new executable
 //! mappings (`PERF_RECORD_MMAP2`). Samples do not go through this ring; the
-//! attached BPF program takes them and lets the event record nothing.
+//! attached BPF program takes them and lets the event record nothing. Only where
+//! that program is to be judged does the event write what it saw itself, see
+//! [`RingContent::MappingsAndSamples`].
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
@@ -40,7 +42,10 @@ const PERF_TYPE_HARDWARE: u32 = 0;
 const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_COUNT_HW_CPU_CYCLES: u64 = 0;
 const PERF_COUNT_SW_CPU_CLOCK: u64 = 0;
+const PERF_SAMPLE_TID: u64 = 1 << 1;
 const PERF_SAMPLE_TIME: u64 = 1 << 2;
+const PERF_SAMPLE_REGS_USER: u64 = 1 << 12;
+const PERF_SAMPLE_STACK_USER: u64 = 1 << 13;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 1 << 3;
 const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
 const PERF_EVENT_IOC_DISABLE: libc::c_ulong = 0x2401;
@@ -67,10 +72,55 @@ pub enum EventSource {
     Cycles,
 }
 
+/// `PERF_RECORD_SAMPLE`: what an event saw.
+pub const PERF_RECORD_SAMPLE: u32 = 9;
+
+/// What the ring of an event holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingContent {
+    /// New executable mappings.
+    Mappings,
+    /// These, and a [`PERF_RECORD_SAMPLE`] whenever the BPF program returns something other than 0. Its body:
+    ///
+    /// ```text
+    /// u32 pid, tid; u64 time          CLOCK_MONOTONIC
+    /// u64 abi, registers[17]          abi 0: no registers follow; ax bx cx dx si di bp sp ip r8 … r15
+    /// u64 size; u8 stack[size]        from sp upwards
+    /// u64 valid                       of these bytes; absent where size is 0
+    /// ```
+    MappingsAndSamples,
+}
+
+impl RingContent {
+    fn data_bytes(self) -> usize {
+        match self {
+            Self::Mappings => MAPPINGS_DATA_BYTES,
+            Self::MappingsAndSamples => SAMPLES_DATA_BYTES,
+        }
+    }
+
+    fn describe(self, attr: &mut PerfEventAttr) {
+        attr.wakeup_watermark = (self.data_bytes() / 2) as u32;
+        attr.sample_type = PERF_SAMPLE_TIME;
+        if self == Self::MappingsAndSamples {
+            attr.sample_type |= PERF_SAMPLE_TID | PERF_SAMPLE_REGS_USER | PERF_SAMPLE_STACK_USER;
+            attr.sample_regs_user = GENERAL_REGISTERS;
+            attr.sample_stack_user = STACK_BYTES;
+        }
+    }
+}
+
+/// Bits of `enum perf_event_x86_regs` (`arch/x86/include/uapi/asm/perf_regs.h`): ax to ip are 0 to 8, r8 to r15 are 16 to 23.
+const GENERAL_REGISTERS: u64 = 0xff_01ff;
+/// The largest that `perf_copy_attr` takes; what exceeds the 64 KiB of a record is left out.
+const STACK_BYTES: u32 = 65_528;
+/// Room for 256 samples of 64 KiB, a quarter of a second at 997 Hz; more are lost, which the kernel tells.
+const SAMPLES_DATA_BYTES: usize = 16 << 20;
+
 /// Data pages of a ring: 64 KiB hold about 500 mapping records, which is what
 /// some 60 programs starting at once produce between two of our ticks. When it
 /// overflows the kernel says so, and all targets are read anew.
-const RING_DATA_BYTES: usize = 64 * 1024;
+const MAPPINGS_DATA_BYTES: usize = 64 * 1024;
 const PAGE_BYTES: usize = 4096;
 
 /// A sampling event on one CPU and its ring.
@@ -78,6 +128,8 @@ const PAGE_BYTES: usize = 4096;
 pub struct PerfEvent {
     fd: OwnedFd,
     ring: NonNull<u8>,
+    /// Behind the first page of the ring; a power of two, at least 64 KiB and so more than any record.
+    data_bytes: usize,
 }
 
 // SAFETY: the ring pointer is owned by this value alone and the kernel does not care which
@@ -88,10 +140,11 @@ impl PerfEvent {
     /// Opens a disabled event on `cpu` for all processes, period in the source's unit.
     /// Fails with a hint when the kernel does not permit it, and with
     /// [`ErrorKind::UnsupportedSystem`] when there is no such counter.
-    pub fn open(source: EventSource, cpu: u32, period: u64) -> Result<Self> {
-        let fd = open_disabled(source, cpu, period).map_err(open_error)?;
-        let ring = map_ring(&fd)?;
-        Ok(Self { fd, ring })
+    pub fn open(source: EventSource, cpu: u32, period: u64, content: RingContent) -> Result<Self> {
+        let fd = open_disabled(source, cpu, period, content).map_err(open_error)?;
+        let data_bytes = content.data_bytes();
+        let ring = map_ring(&fd, data_bytes)?;
+        Ok(Self { fd, ring, data_bytes })
     }
 
     /// Starts ticking.
@@ -154,11 +207,15 @@ impl PerfEvent {
 
     /// Copies out of the ring's data from the running position `from`, around its end.
     fn copy(&self, from: u64, out: &mut [u8]) {
-        for (index, byte) in (from..).zip(out.iter_mut()) {
-            let offset = PAGE_BYTES + (index as usize & (RING_DATA_BYTES - 1));
-            // SAFETY: the offset is below the mapped PAGE_BYTES + RING_DATA_BYTES, and the kernel
-            // does not write between tail and head.
-            *byte = unsafe { self.ring.as_ptr().add(offset).read_volatile() };
+        let start = from as usize & (self.data_bytes - 1);
+        let (before_end, behind) = out.split_at_mut(out.len().min(self.data_bytes - start));
+        for (offset, part) in [(start, before_end), (0, behind)] {
+            // SAFETY: the first part ends where the data does; the second is shorter than a record and
+            // so than the data. The kernel does not write between tail and head.
+            unsafe {
+                let data = self.ring.as_ptr().add(PAGE_BYTES + offset);
+                data.copy_to_nonoverlapping(part.as_mut_ptr(), part.len());
+            }
         }
     }
 }
@@ -172,22 +229,26 @@ impl AsFd for PerfEvent {
 impl Drop for PerfEvent {
     fn drop(&mut self) {
         // SAFETY: exactly the range that map_ring mapped; nothing borrows from it any more.
-        unsafe { libc::munmap(self.ring.as_ptr().cast(), PAGE_BYTES + RING_DATA_BYTES) };
+        unsafe { libc::munmap(self.ring.as_ptr().cast(), PAGE_BYTES + self.data_bytes) };
     }
 }
 
 /// An event as [`PerfEvent::open`] has it, without a ring.
-pub(super) fn open_disabled(source: EventSource, cpu: u32, period: u64) -> std::io::Result<OwnedFd> {
+pub(super) fn open_disabled(
+    source: EventSource,
+    cpu: u32,
+    period: u64,
+    content: RingContent,
+) -> std::io::Result<OwnedFd> {
     let (kind, config) = match source {
         EventSource::CpuClock => (PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK),
         EventSource::Cycles => (PERF_TYPE_HARDWARE, PERF_COUNT_HW_CPU_CYCLES),
     };
-    let attr = PerfEventAttr {
+    let mut attr = PerfEventAttr {
         kind,
         size: size_of::<PerfEventAttr>() as u32,
         config,
         sample_period: period,
-        sample_type: PERF_SAMPLE_TIME,
         flags: flag::DISABLED
             | flag::EXCLUDE_HV
             | flag::EXCLUDE_IDLE
@@ -196,10 +257,10 @@ pub(super) fn open_disabled(source: EventSource, cpu: u32, period: u64) -> std::
             | flag::WATERMARK
             | flag::SAMPLE_ID_ALL
             | flag::USE_CLOCKID,
-        wakeup_watermark: (RING_DATA_BYTES / 2) as u32,
         clockid: libc::CLOCK_MONOTONIC,
         ..PerfEventAttr::default()
     };
+    content.describe(&mut attr);
     let no_group: RawFd = -1;
     let every_process: libc::pid_t = -1;
     // SAFETY: `attr` is a valid attribute of the size it states and lives across the call.
@@ -220,12 +281,12 @@ pub(super) fn open_disabled(source: EventSource, cpu: u32, period: u64) -> std::
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-fn map_ring(fd: &OwnedFd) -> Result<NonNull<u8>> {
+fn map_ring(fd: &OwnedFd, data_bytes: usize) -> Result<NonNull<u8>> {
     // SAFETY: a fresh shared mapping of a perf event, one header page plus a power of two of data.
     let address = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            PAGE_BYTES + RING_DATA_BYTES,
+            PAGE_BYTES + data_bytes,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_SHARED,
             fd.as_raw_fd(),

@@ -4,7 +4,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-use crate::sys::perf_event::{EventSource, open_disabled};
+use crate::sys::perf_event::{EventSource, RingContent, open_disabled};
 
 /// How the kernel answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -49,7 +49,7 @@ pub fn open_cycles() -> Attempt {
 fn open_perf_event(source: EventSource) -> Attempt {
     /// In nanoseconds or cycles; the event never ticks.
     const PERIOD: u64 = 10_000_000;
-    match open_disabled(source, first_cpu(), PERIOD) {
+    match open_disabled(source, first_cpu(), PERIOD, RingContent::Mappings) {
         Ok(_closed_again) => Attempt::Allowed,
         Err(error) => Attempt::Refused(error.raw_os_error().unwrap_or(0)),
     }
