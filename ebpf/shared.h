@@ -37,6 +37,9 @@ enum rule_kind {
 	RULE_CFA_DEREF_RBP = 6, /* CFA = *(rbp + low16) + high16; slots count from rbp, rbp is always saved */
 	/* CFA = *(rsp + low16 + 8 * register) + signed byte 2; the register's DWARF number is the low half of byte 3 */
 	RULE_CFA_DEREF_RSP_INDEXED = 7,
+	/* CFA = rsp + low16; the return address is in the register of that DWARF number in high16, not on the stack.
+	 * Only for interrupted frames: vfork of the C library, whose caller's stack the child changes. */
+	RULE_RETURN_REGISTER = 8,
 	/* CFA = register + cfa_offset; RULE_CFA_REGISTER + DWARF register number (0..15).
 	 * rsp = 7, rbp = 6, rbx = 3 are carried through the walk, the others are
 	 * known only in the interrupted frame and behind a signal frame. */
@@ -49,7 +52,7 @@ enum rule_kind {
 #define SLOT_RBP_LOST (-32768)
 
 /* How to get from a frame to its caller. The return address is at CFA - 8
- * and the caller's rsp is the CFA, in every kind that has a CFA. */
+ * and the caller's rsp is the CFA, in every kind that has a CFA, but for RULE_RETURN_REGISTER. */
 struct rule {
 	__s32 cfa_offset;
 	__s16 rbp_slot;

@@ -394,6 +394,16 @@ static __always_inline int find_cfa(struct scratch *scratch, struct rule rule, _
 	return end_walk(scratch, OUTCOME_UNSUPPORTED_RULE);
 }
 
+/* RULE_RETURN_REGISTER. The CFA may be rsp itself: no walk takes this step twice in a row. */
+static __always_inline int step_return_register(struct scratch *scratch, struct rule rule)
+{
+	struct walk *walk = &scratch->walk;
+	__u32 number = (__u32)rule.cfa_offset >> 16 & (REGISTER_COUNT - 1);
+	if (!walk->interrupted)
+		return end_walk(scratch, OUTCOME_REGISTER_UNKNOWN);
+	return enter_caller(scratch, scratch->registers[number], scratch->registers[RSP] + (__u16)rule.cfa_offset);
+}
+
 /* From a frame to its caller by the rule in `bits`. 1 when the walk ended. */
 __noinline int apply_rule(struct scratch *scratch, __u64 bits)
 {
@@ -412,6 +422,8 @@ __noinline int apply_rule(struct scratch *scratch, __u64 bits)
 		return end_walk(scratch, OUTCOME_COMPLETE);
 	if (rule.kind == RULE_SIGNAL)
 		return step_signal(scratch);
+	if (rule.kind == RULE_RETURN_REGISTER)
+		return step_return_register(scratch, rule);
 	if (find_cfa(scratch, rule, &cfa))
 		return 1;
 	/* A caller's frame is above its callee's; this also bounds walks over hostile stacks. */

@@ -138,6 +138,15 @@ fn return_address_decides() {
     assert_eq!(table.stats.unsupported_rows, [0, 0, 1, 0, 0, 0, 0, 0]);
 }
 
+/// glibc's vfork: `pop %rdi`, behind which its return address (16) is in rdi (5) and its CFA is rsp. With anything
+/// saved beside that, or a CFA elsewhere, there is no rule.
+#[test]
+fn return_address_in_a_register_becomes_its_rule() {
+    assert_eq!(rule_of(&[0x0e, 0, 0x09, 16, 5]), Rule::return_register(5, 0));
+    assert_eq!(rule_of(&[0x0e, 0, 0x09, 16, 5, 0x86, 2]), Rule::UNSUPPORTED);
+    assert_eq!(rule_of(&[0x0c, 6, 0, 0x09, 16, 5]), Rule::UNSUPPORTED);
+}
+
 /// Undefined, value, register and far-away rules of a callee-saved register are losses, not guesses.
 #[test]
 fn unrecoverable_registers_are_lost() {

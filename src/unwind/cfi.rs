@@ -127,8 +127,10 @@ impl Program<'_> {
             0x09 => {
                 // DW_CFA_register
                 let register = code.uleb()?;
-                let same = code.uleb()? == register;
-                self.state.set_saved(register, if same { Saved::Same } else { Saved::Other });
+                let other = code.uleb()?;
+                let saved =
+                    if other == register { Saved::Same } else { Saved::InRegister(register_number(other)) };
+                self.state.set_saved(register, saved);
             }
             0x0a => return Some(self.remember()),
             0x0b => self.state = self.remembered.pop()?,

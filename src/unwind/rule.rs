@@ -55,6 +55,13 @@ pub enum RuleKind {
         /// Added to the loaded value.
         add: i8,
     },
+    /// `CFA = rsp + offset`; the return address is in `register`, which is known in interrupted frames alone.
+    ReturnRegister {
+        /// DWARF register number, 0..=15.
+        register: u8,
+        /// Distance from rsp in bytes.
+        offset: u16,
+    },
     /// `CFA = register + offset`.
     CfaRegister {
         /// DWARF register number, 0..=15.
@@ -79,6 +86,7 @@ const RULE_PLT: u8 = 4;
 const RULE_CFA_DEREF_RSP: u8 = 5;
 const RULE_CFA_DEREF_RBP: u8 = 6;
 const RULE_CFA_DEREF_RSP_INDEXED: u8 = 7;
+const RULE_RETURN_REGISTER: u8 = 8;
 const RULE_CFA_REGISTER: u8 = 16;
 const REGISTERS: u8 = 16;
 const SLOT_RBX_LOST: i8 = i8::MIN;
@@ -122,6 +130,12 @@ impl Rule {
     /// `CFA = *(rbp + load_offset) + add`, rbp saved at `rbp + 0`.
     pub const fn cfa_deref_rbp(load_offset: i16, add: i16) -> Self {
         Self { cfa_offset: pack(load_offset, add), ..Self::bare(RULE_CFA_DEREF_RBP) }
+    }
+
+    /// `CFA = rsp + offset`, with the return address in `register`, which is reduced to 0..=15. Nothing is saved.
+    pub const fn return_register(register: u8, offset: u16) -> Self {
+        let packed = pack(offset as i16, (register % REGISTERS) as i16);
+        Self { cfa_offset: packed, ..Self::bare(RULE_RETURN_REGISTER) }
     }
 
     /// The same rule with rbx at `slot`. A slot beyond ±127 is lost, as is slot
@@ -168,6 +182,10 @@ impl Rule {
                     register: register % REGISTERS,
                     add: add as i8,
                 }
+            }
+            RULE_RETURN_REGISTER => {
+                let [register, _] = high.to_le_bytes();
+                RuleKind::ReturnRegister { register: register % REGISTERS, offset: low as u16 }
             }
             kind @ RULE_CFA_REGISTER..32 => {
                 RuleKind::CfaRegister { register: kind - RULE_CFA_REGISTER, offset: self.cfa_offset }
@@ -247,6 +265,8 @@ mod tests {
         assert_eq!(rule.kind(), Some(RuleKind::CfaDerefRsp { load_offset: 32_000, add: -1 }));
         let rule = Rule::cfa_deref_rsp_indexed(-8, 9, -1);
         assert_eq!(rule.kind(), Some(RuleKind::CfaDerefRspIndexed { load_offset: -8, register: 9, add: -1 }));
+        let rule = Rule::return_register(5, 0xfff0);
+        assert_eq!(rule.kind(), Some(RuleKind::ReturnRegister { register: 5, offset: 0xfff0 }));
         assert_eq!(Rule::plt(11).kind(), Some(RuleKind::Plt { push_end: 11 }));
         assert_eq!(Rule { kind: 9, ..Rule::NONE }.kind(), None);
     }

@@ -19,7 +19,7 @@ pub enum Unsupported {
     CfaExpression,
     /// The CFA was never defined, counts from a register that is no general one, or is too far from it.
     CfaRegister,
-    /// The return address is not at CFA − 8.
+    /// The return address is neither at CFA − 8 nor in a register of a frame that saves nothing else.
     ReturnAddress,
     /// The caller's rsp is not the CFA.
     StackPointer,
@@ -88,6 +88,8 @@ pub(super) enum Saved {
         register: u8,
         offset: i64,
     },
+    /// It is the value of another register.
+    InRegister(u8),
     Other,
 }
 
@@ -142,6 +144,9 @@ impl State {
         if signal_frame && self.is_sigreturn() {
             return Ok(Rule::SIGNAL);
         }
+        if let Saved::InRegister(register) = self.return_address {
+            return self.return_register_rule(register).ok_or(Unsupported::ReturnAddress);
+        }
         let (rule, base) = self.cfa_rule()?;
         if self.at_cfa(self.return_address) != Saved::AtCfa(-8) {
             return Err(Unsupported::ReturnAddress);
@@ -150,6 +155,14 @@ impl State {
             return Err(Unsupported::StackPointer);
         }
         Ok(rule.with_rbx(self.slot(self.rbx, base)).with_rbp(self.slot(self.rbp, base)))
+    }
+
+    /// For the one frame of this kind that is met: vfork, which saves nothing.
+    fn return_register_rule(&self, register: u8) -> Option<Rule> {
+        let Cfa::Register { register: RSP, offset } = self.cfa else { return None };
+        let is_bare = [self.rbx, self.rbp, self.rsp].iter().all(|saved| *saved == Saved::Unspecified);
+        let offset = u16::try_from(offset).ok()?;
+        (is_bare && register < 16).then_some(Rule::return_register(register, offset))
     }
 
     /// Whether rsp and pc come from where the kernel puts them in a signal

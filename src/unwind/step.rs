@@ -82,6 +82,9 @@ pub fn step(
     let outcome = match rule.kind() {
         Some(RuleKind::End) => return Step::End,
         Some(RuleKind::Signal) => return signal_return(registers, read),
+        Some(RuleKind::ReturnRegister { register, offset }) => {
+            return return_register_step(registers, is_first, register, offset);
+        }
         Some(RuleKind::None) => frame_pointer_step(registers, is_first, &mut read),
         Some(RuleKind::Unsupported) | None => Err(Outcome::UnsupportedRule),
         Some(kind) => rule_step(registers, rule, kind, &mut read),
@@ -131,7 +134,11 @@ fn rule_step(
             let cfa = add(read(place).ok_or(Outcome::ReadFailed)?, addend.into());
             (cfa, cfa)
         }
-        RuleKind::None | RuleKind::End | RuleKind::Signal | RuleKind::Unsupported => {
+        RuleKind::None
+        | RuleKind::End
+        | RuleKind::Signal
+        | RuleKind::ReturnRegister { .. }
+        | RuleKind::Unsupported => {
             return Err(Outcome::UnsupportedRule);
         }
     };
@@ -144,6 +151,19 @@ fn rule_step(
     let (rbp, rbx) = (restore(RBP, rule.rbp())?, restore(RBX, rule.rbx())?);
     let caller = Registers { pc, values: [0; 16], known: 0 };
     Ok(Some(caller.with(RSP, Some(cfa)).with(RBP, rbp).with(RBX, rbx)))
+}
+
+/// The stack pointer may stay where it is, because no walk takes this step twice in a row.
+fn return_register_step(registers: &Registers, is_first: bool, register: u8, offset: u16) -> Step {
+    match registers.get(register).filter(|_| is_first) {
+        None => Step::Failed(Outcome::RegisterUnknown),
+        Some(0) => Step::End,
+        Some(pc) => {
+            let caller = Registers { pc, values: [0; 16], known: 0 };
+            let kept = caller.with(RBP, registers.get(RBP)).with(RBX, registers.get(RBX));
+            Step::Caller(kept.with(RSP, Some(registers.rsp().wrapping_add(offset.into()))))
+        }
+    }
 }
 
 /// Without a rule, hope that rbp points to the saved rbp with the return address above it
@@ -261,6 +281,18 @@ mod tests {
             assert_eq!((caller.rsp(), caller.pc), (cfa, cfa - 3));
             assert_eq!(caller.get(RBX), Some(7));
         }
+    }
+
+    /// vfork has popped its return address into rdi (5): its caller is found, with rsp, rbp and rbx as they are; but
+    /// only where it was interrupted, since nobody else keeps rdi.
+    #[test]
+    fn return_address_in_a_register_leads_on_from_an_interrupted_frame() {
+        let vfork = Rule::return_register(5, 0);
+        let Step::Caller(caller) = step(&frame(1, 9), vfork, true, memory) else { panic!("no caller") };
+        assert_eq!((caller.pc, caller.rsp()), (7, RSP_AT));
+        assert_eq!((caller.get(RBP), caller.get(RBX), caller.get(5)), (Some(9), Some(7), None));
+        let failed = step(&frame(1, 9), vfork, false, memory);
+        assert_eq!(failed, Step::Failed(Outcome::RegisterUnknown));
     }
 
     /// Each way in which a step fails has its own outcome.
