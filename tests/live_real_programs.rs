@@ -6,10 +6,9 @@
 
 mod support;
 
-use std::path::Path;
 use std::process::Command;
 
-use support::{Shot, Target, has, record, record_burning, scratch, turn};
+use support::{Postgres, Shot, Target, has, record, record_burning, scratch, shell, turn};
 
 const COMPLETE: f64 = 0.995;
 
@@ -27,46 +26,12 @@ fn assert_good(shot: &Shot, complete: f64) {
     assert!(share >= complete, "{share:.4} complete, {reasons:?}\n{stderr}\n{}", folded.heaviest(5));
 }
 
-fn shell(line: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", line]);
-    command
-}
-
 /// A PostgreSQL of Debian under pgbench: its backends' stacks reach `main` and run in the executor.
 #[test]
 fn postgresql_backends_are_seen() {
     let Some(_turn) = turn() else { return };
-    let bin = "/usr/lib/postgresql/15/bin";
-    if !has(&format!("{bin}/postgres")) || !has("pgbench") {
-        return;
-    }
-    let directory = scratch();
-    let data = directory.path().join("data");
-    let data = data.display();
-    let prepare = format!(
-        "mkdir {data} && chown postgres {data} && cd / && \
-         setpriv --reuid postgres --regid postgres --init-groups {bin}/initdb -A trust -D {data} >/dev/null"
-    );
-    assert!(shell(&prepare).status().expect("sh runs").success());
-    let socket = directory.path().display().to_string();
-    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o777))
-        .expect("own directory");
-    let serve = format!(
-        "cd / && exec setpriv --reuid postgres --regid postgres --init-groups \
-         {bin}/postgres -D {data} -k {socket} -c listen_addresses= -c fsync=off 2>/dev/null"
-    );
-    let server = Target::start_server(shell(&serve));
-    support::wait_for("PostgreSQL's socket", || Path::new(&socket).join(".s.PGSQL.5432").exists());
-    let connect = format!("-h {socket} -U postgres postgres");
-    let fill = format!(
-        "for i in 1 2 3 4 5 6 7 8 9; do pgbench -q -i -s 2 {connect} 2>/dev/null && exit; sleep 1; done; exit 1"
-    );
-    assert!(shell(&fill).status().expect("sh runs").success());
-    let _clients =
-        Target::start_command(shell(&format!("exec pgbench -n -S -T 120 -c 2 {connect} 2>/dev/null")));
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    let shot = record_well(&server.pid());
+    let Some(postgres) = Postgres::start() else { return };
+    let shot = record_well(&postgres.server.pid());
     assert_good(&shot, COMPLETE);
     let backends = ["main", "PostmasterMain", "PostgresMain"];
     let executing = shot.folded.share(|line| line.reads(&backends));

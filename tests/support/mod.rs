@@ -14,6 +14,7 @@ mod calls;
 mod folded;
 mod golden;
 mod history;
+mod postgres;
 mod profile;
 mod python;
 pub mod replay;
@@ -25,6 +26,7 @@ pub use calls::{BySlot, Call, Calls, Comparison, Follows, Stack};
 pub use folded::{Folded, Line};
 pub use golden::{golden, golden_picture};
 pub use history::{History, stolen_ns};
+pub use postgres::Postgres;
 pub use profile::{completeness, processes, weight_ns};
 pub use python::{
     Python, chains, lines_of, marked_lines, python_versions, python_with_numpy, pythons, readable_pythons,
@@ -32,7 +34,7 @@ pub use python::{
 };
 pub use run::{
     Run, Shot, TIMES, command, record, record_burning, record_burning_json, record_json, scratch, scratch_in,
-    txprof,
+    shell, txprof,
 };
 pub use target::{Account, Target, read_account, wait_for};
 

@@ -48,6 +48,13 @@ pub fn scratch_in(parent: &Path) -> tempfile::TempDir {
     directory
 }
 
+/// A shell that runs `line`.
+pub fn shell(line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]);
+    command
+}
+
 /// `txprof`, with a cache of its own below the target directory, and killed after 150 s, or 40 s after it was
 /// asked to end: naming the frames of a dozen interpreters takes a busy machine more than five.
 pub fn command(arguments: &[&str]) -> Command {
