@@ -82,6 +82,7 @@ pub const PROGRAMS: &[Program] = &[
     c("deep", "deep.c", &[("bottom", 0)]),
     c("signals", "signals.c", &[("handler_leaf", 0)]),
     c("jit", "jit.c", &[("jit_inner", 0), ("jit_late", 1), ("compiled_leaf", 2)]),
+    c("edges", "edges.c", &[]),
     c("dl_swap", "dl_swap.c", &[("leaf_a", 0), ("leaf_b", 1)]),
     c("children", "children.c", &[("forked_leaf", 0), ("execed_leaf", 1)]),
     c("births", "births.c", &[("born_leaf", 0)]),
