@@ -114,6 +114,9 @@ fn debian_python_c_side_is_seen() {
     std::thread::sleep(std::time::Duration::from_millis(500));
     let shot = record(&["-p", &target.pid(), "-d", "8", "-F", "999", "--native"]);
     assert_good(&shot, COMPLETE);
+    // 3.11 is caught in the ten instructions between publishing a frame and writing it now and then, and says so.
+    let marked = shot.folded.share(|line| line.has("[Python "));
+    assert!(marked < 0.02, "{marked}\n{}", shot.folded.heaviest(5));
     let evaluating = shot.folded.share(|line| {
         line.reads(&["Py_RunMain", "_PyEval_EvalFrameDefault", "<module> (<string>)", "f (<string>)"])
     });

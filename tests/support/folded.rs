@@ -17,9 +17,10 @@ impl Line {
         self.frames.iter().any(|frame| frame.contains(part))
     }
 
-    /// Whether the stack reaches the thread's start.
+    /// Whether the native stack reaches the thread's start. That Python frames are missing among it is told apart.
     pub fn is_complete(&self) -> bool {
-        !self.frames.iter().take(3).any(|frame| frame.starts_with('['))
+        let is_marker = |frame: &String| frame.starts_with('[') && !frame.starts_with("[Python ");
+        !self.frames.iter().take(3).any(is_marker)
     }
 
     /// Whether each of `parts` is in a frame's name, in this order from the root; others may stand between.
