@@ -6,7 +6,7 @@ mod support;
 use std::process::Command;
 
 use serde_json::Value;
-use support::{Target, built, pythons, some_pythons, turn, txprof, wait_for};
+use support::{Calls, Stack, Target, built, pythons, record_json, some_pythons, turn, txprof, wait_for};
 
 fn dump(arguments: &[&str]) -> Value {
     let mut all = vec!["dump", "--json"];
@@ -103,6 +103,38 @@ fn waiting_for_the_lock_is_told() {
         println!("{:20} {holding} hold it, {waiting} wait for it, in 5 dumps", version.name);
         // Threads are caught one after the other, and the lock changes hands every 5 ms.
         assert!((1..=20).contains(&holding) && waiting >= 5, "{}: {holding} {waiting}", version.name);
+    }
+}
+
+/// The walker in the kernel and the reader of a stopped thread's memory are two programs: of a thread whose Python
+/// frames stay as they are, both tell the same functions at the same lines.
+#[test]
+fn both_readers_of_python_frames_agree() {
+    let Some(_turn) = turn() else { return };
+    for version in pythons() {
+        let target = version.start("held.py", &[]);
+        let profile = record_json(&["-F", "499", "-d", "1s", "--lines", "-p", &target.pid()]);
+        let dump = dump(&["-p", &target.pid()]);
+        let stopped = threads(&dump).map(python).find(|frames| !frames.is_empty());
+        let stopped = stopped.unwrap_or_else(|| panic!("{}: {dump}", version.name));
+        let in_kernel = |stack: &Stack| -> Vec<String> {
+            let python = stack.calls.iter().filter(|call| call.is_python());
+            python.map(|call| format!("{}:{}", call.function, call.line)).collect()
+        };
+        let calls = Calls::of(&profile);
+        let agreeing = calls.share(|stack| in_kernel(stack) == stopped);
+        println!("{:20} {agreeing:.4} of {}: {}", version.name, calls.count(), stopped.join(" "));
+        let depth = if version.minor < 12 { 8 } else { 7 };
+        assert!(
+            stopped.len() == depth && stopped.iter().any(|frame| frame.starts_with("hold:")),
+            "{stopped:?}"
+        );
+        assert!(
+            agreeing >= 0.995 && calls.count() > 200,
+            "{}: {agreeing}, should be {stopped:?}\n{}",
+            version.name,
+            calls.heaviest(4)
+        );
     }
 }
 
