@@ -179,6 +179,10 @@ fn ordinary_user_is_told_the_capability() {
     let target = Target::start("split-o2", &[]);
     let (code, words) = as_nobody(&["record", "-p", &target.pid(), "-d", "1", "-o", "-"]);
     assert_eq!(code, Some(NOT_ALLOWED), "{words}");
+    assert!(words.contains("CAP_SYS_PTRACE") && words.contains("hint:"), "{words}");
+    let (code, words) =
+        as_nobody(&["record", "--backend", "ebpf", "-p", &target.pid(), "-d", "1", "-o", "-"]);
+    assert_eq!(code, Some(NOT_ALLOWED), "{words}");
     assert!(words.contains("CAP_BPF") && words.contains("hint:"), "{words}");
     let (_, words) = as_nobody(&["doctor"]);
     assert!(words.contains("CAP_BPF") || words.contains("sudo"), "{words}");
