@@ -34,6 +34,8 @@ pub fn run(plan: &DumpPlan) -> Result<ExitCode> {
     };
     let mut recorder = Recorder::attach(ptrace::open(&settings)?, options, &pids, None)?;
     recorder.prepare()?;
+    // Tells at once where nothing may be stopped, and why.
+    recorder.enable()?;
     let activities = snapshot::activities(&pids);
     recorder.sweep()?;
     let config = Config { source_lines: true, inlined_calls: plan.inlines, ..Config::default() };
@@ -41,7 +43,7 @@ pub fn run(plan: &DumpPlan) -> Result<ExitCode> {
     let snapshot = snapshot::join(activities, &profile);
     let threads = snapshot.processes.iter().flat_map(|process| &process.threads);
     if threads.clone().all(|thread| thread.stack.is_none()) {
-        return Err(nothing_caught(&profile.recording.warnings));
+        return Err(Error::new(ErrorKind::NotFound, "all threads ended before they were caught"));
     }
     let mut writer = BufWriter::new(std::io::stdout().lock());
     let written = match plan.json {
@@ -55,14 +57,4 @@ pub fn run(plan: &DumpPlan) -> Result<ExitCode> {
         report::say(&format!("warning: {warning}\n"));
     }
     Ok(ExitCode::Success)
-}
-
-/// Why no thread at all was caught.
-fn nothing_caught(warnings: &[String]) -> Error {
-    match warnings.first() {
-        Some(warning) => Error::new(ErrorKind::PermissionDenied, warning.clone()).with_hint(
-            "only the owner's own processes may be traced, one tracer at a time: see `txprof doctor`",
-        ),
-        None => Error::new(ErrorKind::NotFound, "all threads ended before they were caught"),
-    }
 }

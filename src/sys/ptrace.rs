@@ -228,8 +228,8 @@ fn refusal(tid: Pid, errno: Errno) -> Error {
         Some(tracer) => Error::new(ErrorKind::PermissionDenied, format!("process {tracer} traces thread {tid} already"))
             .with_hint("end the debugger or strace that is attached, or use `--backend ebpf`, which needs no stop"),
         None => error.with_hint(
-            "only the owner's own processes may be traced, and with Yama (kernel.yama.ptrace_scope) not even these: \
-             run as root, or see `txprof doctor`",
+            "run txprof as the process's owner or as root; in a container start it with `--cap-add SYS_PTRACE`; \
+             where Yama forbids it: sudo sysctl kernel.yama.ptrace_scope=0",
         ),
     }
 }
