@@ -226,7 +226,7 @@ fn refusal(tid: Pid, errno: Errno) -> Error {
     let tracer = tracer_of(tid);
     match tracer {
         Some(tracer) => Error::new(ErrorKind::PermissionDenied, format!("process {tracer} traces thread {tid} already"))
-            .with_hint("end the debugger or strace that is attached, or use `--backend ebpf`, which needs no stop"),
+            .with_hint("end the debugger or strace that is attached; `txprof record --backend ebpf` needs no stop"),
         None => error.with_hint(
             "run txprof as the process's owner or as root; in a container start it with `--cap-add SYS_PTRACE`; \
              where Yama forbids it: sudo sysctl kernel.yama.ptrace_scope=0",
