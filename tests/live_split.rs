@@ -119,11 +119,14 @@ fn hundred_recursions_are_a_hundred_frames() {
     let Some(_turn) = turn() else { return };
     let target = Target::start("split-o2", &["100"]);
     let shot = record_burning(&[&target], Duration::from_secs(2), &["-p", &target.pid()]);
-    let exact = shot.folded.share(|line| {
+    // Moments of descent, and of a table that is still loading, are few; of the rest not one may differ.
+    let in_leaf = shot.folded.filtered(|line| line.has("leaf_") && line.is_complete());
+    let exact = in_leaf.share(|line| {
         line.frames.iter().filter(|frame| *frame == "recurse").count() == 100
             && line.reads(&["main", "recurse", "leaf_"])
     });
-    assert!(exact >= 0.999, "{:.3} % exact\n{}", exact * 100.0, shot.folded.heaviest(5));
+    let (seen, all) = (in_leaf.total(), shot.folded.total());
+    assert!(exact == 1.0 && seen as f64 >= all as f64 * 0.99, "{exact} of {seen} of {all}\n{}", shot.stderr);
 }
 
 /// Seconds burnt are seconds seen: samples times period equal the CPU time that the program counted in
