@@ -165,8 +165,8 @@ impl Target {
     }
 
     /// Walks by our rows; also tells how the walk ended. A new stretch begins behind a signal frame,
-    /// where all registers are known again, and behind a frame whose CFA is in memory: framehop's
-    /// expressions cannot read memory, so that it must be set down on the other side.
+    /// where all registers are known again, and behind a frame whose rule framehop cannot hold: it must be
+    /// set down on the other side.
     fn walk(&self, first: Registers) -> (Vec<(Registers, Vec<u64>)>, Step) {
         let mut stretches = vec![(first, vec![first.pc])];
         let (mut frame, mut exact) = (first, true);
@@ -175,9 +175,7 @@ impl Target {
             match step(&frame, rule, depth == 0, |address| self.read(address)) {
                 Step::Caller(caller) => {
                     match rule.kind() {
-                        Some(RuleKind::CfaDerefRbp { .. } | RuleKind::CfaDerefRsp { .. }) => {
-                            stretches.push((caller, vec![caller.pc]));
-                        }
+                        Some(kind) if !is_held_by_framehop(kind) => stretches.push((caller, vec![caller.pc])),
                         _ => stretches.last_mut().expect("never empty").1.push(caller.pc),
                     }
                     (frame, exact) = (caller, false);
@@ -210,6 +208,16 @@ impl Target {
                 Err(_) => return (pcs, false),
             }
         }
+    }
+}
+
+/// framehop follows rsp and rbp alone, and its expressions cannot read memory. Of other rules, such as that of the
+/// instructions that realign a stack and count from r10, it makes a guess by the frame pointer.
+fn is_held_by_framehop(kind: RuleKind) -> bool {
+    match kind {
+        RuleKind::CfaRegister { register, .. } => [6, 7].contains(&register),
+        RuleKind::None | RuleKind::End | RuleKind::Signal | RuleKind::Plt { .. } => true,
+        _ => false,
     }
 }
 
