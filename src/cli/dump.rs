@@ -34,9 +34,10 @@ pub fn run(plan: &DumpPlan) -> Result<ExitCode> {
     };
     let mut recorder = Recorder::attach(ptrace::open(&settings)?, options, &pids, None)?;
     recorder.prepare()?;
+    // Before anything is stopped: who was asleep is awake for a moment then.
+    let activities = snapshot::activities(&pids);
     // Tells at once where nothing may be stopped, and why.
     recorder.enable()?;
-    let activities = snapshot::activities(&pids);
     recorder.sweep()?;
     let config = Config { source_lines: true, inlined_calls: plan.inlines, ..Config::default() };
     let profile = recorder.finish(String::new(), config, &mut |_| {})?;
