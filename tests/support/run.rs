@@ -55,12 +55,12 @@ pub fn shell(line: &str) -> Command {
     command
 }
 
-/// `txprof`, with a cache of its own below the target directory, and killed after 150 s, or 40 s after it was
+/// `txprof`, with a cache of its own below the target directory, and killed after 150 s, or 100 s after it was
 /// asked to end: naming the frames of a dozen interpreters takes a busy machine more than five.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new("timeout");
     command
-        .args(["--foreground", "-k", "40", "150", env!("CARGO_BIN_EXE_txprof")])
+        .args(["--foreground", "-k", "100", "150", env!("CARGO_BIN_EXE_txprof")])
         .args(arguments)
         .env("TXPROF_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
         .stdin(Stdio::null())
