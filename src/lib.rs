@@ -14,7 +14,7 @@
 //!
 //! Invariants:
 //! * The target is never written to, and never stopped except by `sampler::ptrace`,
-//!   one thread at a time, for 2 ms at most.
+//!   one thread at a time, which is read for 2 ms at most.
 //! * Each stage uses only what stands before it in the list of modules below.
 //! * `model`, `unwind`, `aggregate` and `output` are pure: bytes and values
 //!   in, values out.

@@ -224,12 +224,8 @@ impl Recorder {
             let replay = &mut self.replay;
             self.sampler.sweep(|tables, event| replay.apply(tables, event))?;
             tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)?;
-            let lacks_rows = |outcome: &Outcome| {
-                matches!(
-                    outcome,
-                    Outcome::TableNotLoaded | Outcome::MappingsNotLoaded | Outcome::UnknownMapping
-                )
-            };
+            let lacks_rows =
+                |outcome: &Outcome| matches!(outcome, Outcome::TableNotLoaded | Outcome::MappingsNotLoaded);
             if !self.replay.capture.outcomes().keys().any(lacks_rows) {
                 break;
             }

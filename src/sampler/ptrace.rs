@@ -104,7 +104,7 @@ struct PtraceBackend {
     refusals: BTreeSet<String>,
 }
 
-/// Fails where not even a child of our own could be stopped.
+/// Opens it; whether targets may be stopped is tried when it is enabled.
 pub fn open(settings: &SamplerSettings) -> Result<Sampler> {
     let (tables, pythons) = TableMemory::anonymous(CAPACITY)?;
     let frequency_hz = settings.frequency_hz.clamp(1, MAX_FREQUENCY_HZ);

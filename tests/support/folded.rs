@@ -17,9 +17,12 @@ impl Line {
         self.frames.iter().any(|frame| frame.contains(part))
     }
 
-    /// Whether the native stack reaches the thread's start. That Python frames are missing among it is told apart.
+    /// Whether the native stack reaches the thread's start. The one moment in which 3.11 and 3.12 have no readable
+    /// Python frames leaves it whole.
     pub fn is_complete(&self) -> bool {
-        let is_marker = |frame: &String| frame.starts_with('[') && !frame.starts_with("[Python ");
+        let is_marker = |frame: &String| {
+            frame.starts_with('[') && !frame.starts_with("[Python callers missing: interpreter was linking")
+        };
         !self.frames.iter().take(3).any(is_marker)
     }
 
