@@ -34,6 +34,7 @@ pub mod target;
 pub mod unwind;
 pub mod symbolize;
 pub mod sampler;
+pub mod lane;
 pub mod aggregate;
 pub mod output;
 pub mod agent;

@@ -12,7 +12,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::plan::Destination;
-use crate::output::{Format, date};
+use crate::model::date;
+use crate::output::Format;
 use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// A checked place for one output.

@@ -7,11 +7,15 @@
 
 pub mod address;
 pub mod build_id;
+pub mod date;
 pub mod frame;
 pub mod mapping;
 pub mod outcome;
 pub mod profile;
+pub mod quantity;
+pub mod request;
 pub mod snapshot;
+pub mod thread;
 
 pub use address::{Avma, LookupAddress, Svma};
 pub use build_id::BuildId;
@@ -19,3 +23,5 @@ pub use frame::{Frame, FrameKind};
 pub use mapping::{FileId, Mapping, MappingKind};
 pub use outcome::Outcome;
 pub use profile::{Cost, Mode, Profile, RateChange, Recording, Root, Sample, StackId, Stops, WeightUnit};
+pub use request::{Attributes, Binding, Request, RequestStatus};
+pub use thread::{ThreadState, ThreadSums, ThreadTimes};

@@ -2,7 +2,6 @@
 //!
 //! [`write()`] is the one way in; a [`Format`] decides which writer runs.
 
-pub mod date;
 pub mod dump;
 pub mod folded;
 pub mod format;

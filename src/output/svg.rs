@@ -19,9 +19,10 @@ use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
 use inferno::flamegraph::{self, Options, TextTruncateDirection};
 use memchr::memchr;
 
-use super::{date, quantity};
+use super::quantity;
 use crate::aggregate::name::harmless;
 use crate::aggregate::{Fold, FoldFrame, FoldKind, FoldOptions};
+use crate::model::date;
 use crate::model::{FrameKind, Mode, Profile, WeightUnit};
 
 /// In the subtitle: begins, changes and ends its lines; before a kind's letter, its legend.

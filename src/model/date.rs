@@ -12,6 +12,12 @@ pub fn compact_utc(unix_seconds: u64) -> String {
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
 }
 
+/// `2026-11-23`: days sort as their texts do, up to the year 9999.
+pub fn day(unix_seconds: u64) -> String {
+    let Civil { year, month, day, .. } = civil(unix_seconds);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 struct Civil {
     year: u64,
     month: u64,
@@ -60,6 +66,7 @@ mod tests {
         assert_eq!(utc(1_735_689_599), "2024-12-31 23:59:59 UTC");
         assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00 UTC");
         assert_eq!(compact_utc(1_795_438_748), "20261123T125908Z");
+        assert_eq!(day(1_735_689_599), "2024-12-31");
     }
 
     /// Even the last representable second has a date.
