@@ -35,6 +35,7 @@ pub mod unwind;
 pub mod symbolize;
 pub mod sampler;
 pub mod lane;
+pub mod transaction;
 pub mod aggregate;
 pub mod output;
 pub mod agent;

@@ -1,0 +1,8 @@
+//! Requests that are told apart, named and judged: which of them are kept is decided when they end. Pure.
+
+mod hash;
+pub mod name;
+pub mod policy;
+pub mod timeline;
+pub mod tracker;
+mod words;
