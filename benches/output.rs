@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use txprof::aggregate::{Fold, FoldOptions};
-use txprof::model::{Frame, FrameKind, Outcome, Profile, Recording, Root, Sample, StackId};
+use txprof::model::{Frame, FrameKind, Outcome, Profile, Recording, Root, Sample, StackId, ThreadState};
 use txprof::output::{self, Format};
 
 const STACKS: u32 = 100_000;
@@ -47,7 +47,9 @@ fn profile() -> Profile {
         root: root.clone(),
         stack: StackId(stack),
         outcome: Outcome::Complete,
+        state: ThreadState::Running,
         holds_gil: false,
+        is_idle: false,
         count: 1,
         weight_ns: PERIOD_NS,
     });
@@ -56,6 +58,7 @@ fn profile() -> Profile {
         frames: (0..FUNCTIONS).map(frame).collect(),
         samples: samples.collect(),
         stacks,
+        ..Profile::default()
     }
 }
 

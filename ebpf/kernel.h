@@ -29,6 +29,41 @@ struct thread_struct {
 	unsigned long fsbase;
 };
 
+/* include/net/sock.h, include/linux/net.h */
+struct in6_addr_bytes {
+	__u8 bytes[16];
+};
+struct sock_common {
+	__u32 skc_daddr;
+	__u16 skc_dport; /* network order */
+	__u16 skc_num;   /* the local port, host order */
+	unsigned short skc_family;
+	struct in6_addr_bytes skc_v6_daddr;
+};
+struct sock {
+	struct sock_common __sk_common;
+};
+struct socket {
+	struct sock *sk;
+};
+
+/* include/linux/fs.h, include/linux/fdtable.h */
+struct inode {
+	unsigned short i_mode;
+	unsigned long i_ino;
+};
+struct file {
+	struct inode *f_inode;
+	void *private_data;
+};
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+struct files_struct {
+	struct fdtable *fdt;
+};
+
 /* include/linux/sched.h */
 struct task_struct {
 	int pid;
@@ -36,7 +71,28 @@ struct task_struct {
 	struct thread_struct thread;
 	struct task_struct *group_leader;
 	struct signal_struct *signal;
+	struct files_struct *files;
 	char comm[16];
+	void *stack;
+	unsigned int __state;
+	unsigned int flags;
+	int on_cpu;
+	unsigned long nvcsw, nivcsw;
+};
+
+/* arch/x86/include/asm/ptrace.h */
+struct pt_regs___kernel {
+	unsigned long ax, di, si, dx, orig_ax, ip, sp;
+};
+
+/* include/linux/bpf.h, kernel/bpf/task_iter.c */
+struct seq_file;
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
 };
 
 #pragma clang attribute pop

@@ -16,10 +16,16 @@ const volatile __u32 page_capacity = 1;    /* elements of `pages` */
 const volatile __u32 mapping_capacity = 1; /* elements of `mappings` */
 const volatile __u32 python_capacity = 1;  /* elements of `pythons` */
 const volatile __u32 wakeup_bytes = 1;     /* fill of the ring that wakes userland */
+const volatile __u32 cpu_capacity = 1;     /* CPUs that `scratches` has room for, in each context */
+const volatile __u32 min_wait_ns = 0;      /* shorter waits have no stack */
+const volatile __u32 base_share = 1;       /* one tick in so many is a sample, outside of requests */
 const volatile __u8 follow_children = 1;
 const volatile __u8 watch_all = 0;         /* report exec and fork of every process */
 const volatile __u8 kernel_frames = 1;
 const volatile __u8 keep_samples = 0;      /* the perf event writes its own sample, too */
+const volatile __u8 on_cpu_samples = 1;    /* 0: the clocks tick for nothing but new mappings */
+const volatile __u8 waker_stacks = 0;      /* every wake-up from a long wait is told with its stack */
+const volatile __u8 waker_names = 0;       /* who woke a thread is told with the wait, without a stack */
 
 #define RULE_CAPACITY 65536
 
@@ -77,7 +83,7 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__uint(key_size, 4);
-	__uint(value_size, 112);
+	__uint(value_size, 120);
 } pythons SEC(".maps");
 
 /* Records of shared.h; size set by userland. Full: counted, never blocks. */

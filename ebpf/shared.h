@@ -130,6 +130,8 @@ struct python {
 	__u32 interpreter_threads_head;
 	__u32 thread_active_mask;
 	__u32 thread_running_task; /* 0: not wanted, or not told by this version */
+	__u32 runtime_bytes; /* size of _PyRuntime, which holds the interpreter's lock */
+	__u32 interpreter_gil_holder; /* 0: runtime_thread_current tells it */
 	__u16 thread_bytes; /* how much of the structure the offsets below need */
 	__u16 thread_next;
 	__u16 thread_interpreter;
@@ -161,7 +163,7 @@ struct python {
 	__u8 shim_owner;
 	__u8 padding[5];
 };
-_Static_assert(sizeof(struct python) == 112, "struct python");
+_Static_assert(sizeof(struct python) == 120, "struct python");
 
 /* ---- what goes up the ring ---------------------------------------------- */
 
@@ -172,6 +174,12 @@ enum event_type {
 	EVENT_EXIT = 4, /* a target's last thread is gone */
 	EVENT_CODE = 5, /* a Python code object, before the first sample that names it */
 	EVENT_TASK = 6, /* the name of an asyncio task, likewise */
+	EVENT_WAIT = 7, /* a target's thread waited, or begins to (WAIT_OPEN), with its stack */
+	EVENT_WAIT_MORE = 8, /* how long a wait took whose stack was told before */
+	EVENT_WAKE = 9, /* a thread is woken from a wait, with the stack of who wakes it */
+	EVENT_THREAD = 10, /* a target's thread ends, with its sums */
+	EVENT_TRANSFER = 11, /* a target received or sent on a socket that speaks HTTP */
+	EVENT_HANG_UP = 12, /* such a socket was shut down, or its other end has */
 };
 
 #define MAX_USER_FRAMES 1024
@@ -223,6 +231,7 @@ _Static_assert(sizeof(struct sample_event) == 96, "struct sample_event");
 
 #define SAMPLE_PYTHON_THREAD 1 /* the interpreter knows the thread */
 #define SAMPLE_HOLDS_GIL 2     /* and it held the interpreter's lock */
+#define SAMPLE_THINNED 4       /* stands for `base_share` ticks */
 
 /* First word of a Python frame: address of the code object and flags; second word: cookie of
  * its content in the high half, offset of the instruction in bytes in the low one
@@ -261,6 +270,130 @@ struct code_event {
 };
 _Static_assert(sizeof(struct code_event) == 56 + 384 + 512 + 4096, "struct code_event");
 
+/* ---- off-CPU ------------------------------------------------------------ */
+
+/* What a thread is about, as the scheduler sees it. */
+enum thread_state {
+	THREAD_RUNNING = 1, /* on a CPU */
+	THREAD_QUEUED = 2,  /* runnable, waiting for a CPU */
+	THREAD_BLOCKED = 3, /* waiting for something else */
+};
+
+/* Longest kernel stack of a wait. */
+#define MAX_WAIT_KERNEL_FRAMES 32
+
+#define WAIT_OPEN 1      /* it begins; EVENT_WAIT_MORE of the same sequence tells its times */
+#define WAIT_GIL 2       /* for the lock of the Python interpreter */
+#define WAIT_NO_WAKER 4  /* nobody was seen to end it */
+#define WAIT_INTERRUPT 8 /* woken on top of whatever ran then; of what that sends, for it */
+#define WAIT_SAMPLED 16  /* stands for others like it, too: the sums of these are thin_* of the thread */
+#define WAIT_TOLD 32     /* an EVENT_WAKE tells who ended it */
+
+/* What a descriptor stands for. */
+struct wait_object {
+	__u64 inode;
+	__u8 address[16]; /* of the other end, network order; 4 of AF_INET, 16 of AF_INET6 */
+	__u16 local_port;
+	__u16 remote_port;
+	__u16 mode;   /* S_IFMT bits of the inode; 0: there is no such descriptor, or it is an anonymous inode */
+	__u16 family; /* AF_* of a socket */
+};
+_Static_assert(sizeof(struct wait_object) == 32, "struct wait_object");
+
+/* EVENT_WAIT: followed by a struct sample_event and its frames, the stack of the thread that waited.
+ * EVENT_WAKE: likewise, but the stack is that of who woke it; `call` is that of the waker.
+ * EVENT_WAIT_MORE: nothing follows. */
+struct wait_event {
+	struct event head; /* of the thread that waits */
+	__u64 began_ns;    /* when it was off the CPU first */
+	__u64 blocked_ns;
+	__u64 queue_ns;    /* woken or preempted, until it ran */
+	__u64 run_sum_ns;  /* of the thread, up to `head.time_ns` */
+	__u64 queue_sum_ns;
+	__u64 argument;    /* the first one of the system call */
+	__u64 holder;      /* WAIT_GIL: thread pointer of who has the lock now, or had it last; 0: not known */
+	struct wait_object object; /* which `argument` names, where it is a descriptor */
+	__u64 holder_frame[2]; /* its innermost Python frame, as in a sample; 0: not known */
+	__u32 tid;
+	__u32 sequence;    /* names the thread's wait, from 1 on */
+	__s32 call;        /* number of the system call; -1: outside of any */
+	__u32 waker_pid;
+	__u32 waker_tid;
+	__s32 waker_call;
+	__u8 flags;        /* WAIT_* */
+	__u8 padding[7];
+	char waker_comm[COMM_BYTES];
+};
+_Static_assert(sizeof(struct wait_event) == 168, "struct wait_event");
+
+/* EVENT_THREAD, and what the iteration over all threads writes: the sums of a thread from when it was
+ * first seen to `head.time_ns`. run + queue + blocked is that time. */
+struct thread_event {
+	struct event head;
+	__u64 run_ns;
+	__u64 queue_ns;
+	__u64 blocked_ns;
+	__u64 short_queue_ns;   /* of these, in waits that were too short for a stack */
+	__u64 short_blocked_ns;
+	__u64 thin_queue_ns;    /* of these, in waits of which only some have a stack, marked WAIT_SAMPLED */
+	__u64 thin_blocked_ns;
+	__u64 bare_queue_ns;    /* of these, in waits whose stack could not be told */
+	__u64 bare_blocked_ns;
+	__u64 open_queue_ns;    /* of these, in a wait that has not ended */
+	__u64 open_blocked_ns;
+	__u32 short_count;
+	__u32 thin_count;
+	__u32 bare_count;
+	__u32 tid;
+	__u32 open_sequence;    /* of a wait that was told open; 0: none is */
+	__u32 state;            /* enum thread_state */
+	__u32 padding;
+	__s32 call;             /* that it is in; -1: none */
+	__u64 argument;
+	__u64 thread_pointer;
+	__u64 switches;         /* how often it has left a CPU */
+	__u32 kernel_count;     /* words of kernel stack behind struct saved_registers */
+	__u8 flags;             /* WAIT_GIL */
+	__u8 more_padding[3];
+	char thread_comm[COMM_BYTES];
+	char process_comm[COMM_BYTES];
+};
+_Static_assert(sizeof(struct thread_event) == 200, "struct thread_event");
+
+/* ---- requests ----------------------------------------------------------- */
+
+#define LANE_RECEIVED 1
+#define LANE_SENT 2
+#define LANE_HEAD_BYTES 4096 /* of a received message */
+#define LANE_SMALL_BYTES 1024 /* of a sent one, and of received ones that are no longer */
+#define LANE_TAIL_BYTES 8
+
+/* EVENT_TRANSFER, followed by head_bytes and whatever room was left; EVENT_HANG_UP. The sums are those of the thread
+ * that did it, as in struct thread_event; 0: not accounted for. */
+struct lane_event {
+	struct event head;
+	__u64 socket; /* names it for as long as the machine runs */
+	__u64 moved;  /* bytes */
+	__u64 run_ns;
+	__u64 queue_ns;
+	__u64 blocked_ns;
+	__u64 thin_queue_ns;
+	__u64 thin_blocked_ns;
+	__u64 short_queue_ns;
+	__u64 short_blocked_ns;
+	__u8 client[16]; /* address of the other end, network order; 4 of AF_INET, 16 of AF_INET6 */
+	__u32 tid;
+	__u16 client_port;
+	__u16 family;
+	__u16 head_bytes;
+	__u8 direction; /* LANE_RECEIVED, LANE_SENT */
+	__u8 tail_bytes;
+	__u32 padding;
+	__u8 tail[LANE_TAIL_BYTES];
+	char comm[COMM_BYTES];
+};
+_Static_assert(sizeof(struct lane_event) == 144, "struct lane_event");
+
 /* Indices of `counters`. */
 enum counter {
 	COUNTER_SAMPLES = 0,    /* samples of targets that were taken */
@@ -269,7 +402,12 @@ enum counter {
 	COUNTER_PROCESSES_FULL = 3, /* children not followed: `processes` was full */
 	COUNTER_EVENTS_LOST = 4, /* fork, exec or exit events lost because the ring was full */
 	COUNTER_CODES_LOST = 5, /* code objects whose record found no room in the ring: told again later */
-	COUNTER_COUNT = 6,
+	COUNTER_WAITS = 6, /* waits whose stack was taken */
+	COUNTER_OFF_CPU_NS = 7, /* time spent on switches, wake-ups and the stacks of waits */
+	COUNTER_THREADS_LOST = 8, /* threads that found no room, or whose end found none in the ring */
+	COUNTER_RAISED = 9, /* times the threshold for a stack was doubled to keep the cost down */
+	COUNTER_LANE_LOST = 10, /* transfers that found no room in the ring */
+	COUNTER_COUNT = 11,
 };
 
 #endif

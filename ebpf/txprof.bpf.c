@@ -4,26 +4,17 @@
  * programs and deaths of target processes. Capture is dumb and fast; all
  * judgement is in userland.
  */
-#include "python.h"
+#include "lane.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/* CS of 64-bit user code, arch/x86/include/asm/segment.h (__USER_CS). */
-#define USER_CS 0x33
-#define RING_LAZY BPF_RB_NO_WAKEUP
-#define RING_WAKE BPF_RB_FORCE_WAKEUP
 
 /* Fills scratch->saved with what the thread had in user mode. 0 on success. */
 static __always_inline int save_user_registers(struct bpf_perf_event_data *ctx, struct scratch *scratch,
 					       int in_kernel)
 {
 	struct saved_registers *saved = &scratch->saved;
-	if (in_kernel) {
-		long registers = bpf_task_pt_regs(bpf_get_current_task_btf());
-		if (!registers || bpf_probe_read_kernel(saved, sizeof(*saved), (void *)registers))
-			return -1;
-		return saved->cs != USER_CS;
-	}
+	if (in_kernel)
+		return save_entry_registers(scratch);
 	saved->r15 = ctx->regs.r15, saved->r14 = ctx->regs.r14, saved->r13 = ctx->regs.r13;
 	saved->r12 = ctx->regs.r12, saved->rbp = ctx->regs.rbp, saved->rbx = ctx->regs.rbx;
 	saved->r11 = ctx->regs.r11, saved->r10 = ctx->regs.r10, saved->r9 = ctx->regs.r9;
@@ -33,46 +24,10 @@ static __always_inline int save_user_registers(struct bpf_perf_event_data *ctx, 
 	return saved->cs != USER_CS;
 }
 
-static __always_inline void fill_sample_head(struct bpf_perf_event_data *ctx, struct scratch *scratch,
-					     __u64 pid_tgid, const struct process *process, __u64 now)
-{
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct sample_event *sample = &scratch->sample;
-	sample->head.time_ns = now;
-	sample->head.pid = pid_tgid >> 32;
-	sample->head.type = EVENT_SAMPLE;
-	sample->period = ctx->sample_period;
-	sample->tid = (__u32)pid_tgid;
-	sample->generation = process->generation;
-	sample->kernel_count = 0;
-	sample->user_count = 0;
-	sample->thread_pointer = 0;
-	sample->task = 0;
-	sample->python_instance = 0;
-	sample->python_count = 0;
-	sample->outcome = OUTCOME_COMPLETE;
-	sample->python_outcome = OUTCOME_COMPLETE;
-	sample->flags = 0;
-	bpf_get_current_comm(sample->thread_comm, COMM_BYTES);
-	BPF_CORE_READ_INTO(&sample->process_comm, task, group_leader, comm);
-}
-
-/* Whether userland should look at once rather than at its next tick. */
-static __always_inline int is_urgent(__u32 outcome)
-{
-	return outcome == OUTCOME_UNKNOWN_MAPPING || outcome == OUTCOME_TABLE_NOT_LOADED ||
-	       outcome == OUTCOME_MAPPINGS_NOT_LOADED;
-}
-
 static __always_inline void emit_sample(struct scratch *scratch)
 {
-	__u64 frames = (__u64)scratch->sample.kernel_count + scratch->sample.user_count + scratch->sample.python_count;
-	if (frames > FRAME_CAPACITY) /* cannot be; said for the verifier */
-		frames = FRAME_CAPACITY;
-	__u64 flags = RING_LAZY;
-	if (is_urgent(scratch->sample.outcome) || bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) > wakeup_bytes)
-		flags = RING_WAKE;
-	if (bpf_ringbuf_output(&ring, &scratch->sample, sizeof(struct sample_event) + frames * 8, flags))
+	__u64 bytes = sizeof(struct sample_event) + frames_bytes(scratch);
+	if (bpf_ringbuf_output(&ring, &scratch->sample, bytes, ring_flags(scratch->sample.outcome)))
 		count(COUNTER_RING_FULL, 1);
 }
 
@@ -82,19 +37,20 @@ int on_cpu(struct bpf_perf_event_data *ctx)
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	__u32 pid = pid_tgid >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &pid);
-	if (!process)
+	if (!process || !on_cpu_samples)
 		return 0;
 	__u64 began = bpf_ktime_get_ns();
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &cpu);
+	__u32 share = tick_share(pid, began);
+	if (!share)
+		return 0;
+	struct scratch *scratch = find_scratch(CONTEXT_CLOCK);
 	if (!scratch)
 		return 0;
-	struct process seen = *process;
-	if (seen.pid != pid) /* replaced and handed out again while it was copied */
-		seen = (struct process){ .pid = pid };
+	struct process seen = copy_process(process, pid);
 	struct sample_event *sample = &scratch->sample;
-	fill_sample_head(ctx, scratch, pid_tgid, &seen, began);
+	fill_sample_head(scratch, pid_tgid, &seen, ctx->sample_period, began);
 
+	sample->flags = share > 1 ? SAMPLE_THINNED : 0;
 	int in_kernel = (ctx->regs.cs & 3) == 0;
 	if (in_kernel && kernel_frames) {
 		long bytes = bpf_get_stack(ctx, scratch->frames, MAX_KERNEL_FRAMES * 8, 0);
@@ -103,16 +59,10 @@ int on_cpu(struct bpf_perf_event_data *ctx)
 		else
 			sample->outcome = OUTCOME_KERNEL_STACK_FAILED;
 	}
-	if (save_user_registers(ctx, scratch, in_kernel)) {
+	if (save_user_registers(ctx, scratch, in_kernel))
 		sample->outcome = OUTCOME_NO_USER_REGISTERS;
-	} else {
-		walk_user_stack(scratch, &seen);
-		sample->user_count = scratch->walk.frame_count;
-		if (sample->outcome == OUTCOME_COMPLETE)
-			sample->outcome = scratch->walk.outcome;
-		if (seen.python)
-			walk_python(scratch, seen.python, (__u32)pid_tgid, began);
-	}
+	else
+		walk_stacks(scratch, &seen, (__u32)pid_tgid, began);
 	emit_sample(scratch);
 	count(COUNTER_SAMPLES, 1);
 	count(COUNTER_RUN_NS, bpf_ktime_get_ns() - began);
@@ -184,6 +134,7 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (bpf_map_delete_elem(&processes, &pid))
 		return 0;
+	bpf_map_delete_elem(&full_rates, &pid);
 	emit_process_event(EVENT_EXIT, pid, 0, task);
 	return 0;
 }

@@ -101,18 +101,34 @@ struct scratch {
 	__u64 window_bytes; /* of `window` that are valid */
 	__u8 window[WINDOW_BYTES];
 	struct saved_registers saved;
+	__u64 is_busy; /* of context_exit alone */
+	struct wait_event wait;     /* with `sample` directly behind: one record of a wait */
 	struct sample_event sample; /* with `frames` directly behind: one record */
 	__u64 frames[FRAME_CAPACITY];
 };
 
-/* key: CPU; as large as there are CPUs. Only the program running on that CPU uses it:
- * perf events do not interrupt one another's programs. */
+/* Programs that may interrupt one another have scratch memory of their own. */
+enum context {
+	CONTEXT_CLOCK = 0,  /* perf events do not interrupt one another's programs */
+	CONTEXT_SWITCH = 1, /* the scheduler's tracepoints, interrupts disabled */
+	CONTEXT_EXIT = 2,   /* the end of a system call, which may be preempted: see is_busy */
+	CONTEXT_COUNT = 3,
+};
+
+/* key: context * cpu_capacity + CPU; CONTEXT_CLOCK alone where waits are not told. Only the
+ * program that runs on that CPU in that context uses it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct scratch);
 } scratches SEC(".maps");
+
+static __always_inline struct scratch *find_scratch(enum context context)
+{
+	__u32 key = context * cpu_capacity + bpf_get_smp_processor_id();
+	return bpf_map_lookup_elem(&scratches, &key);
+}
 
 #define BIT(register) (1u << (register))
 #define ALL_REGISTERS 0xffffu

@@ -26,11 +26,9 @@ fn misuse_is_one_error_with_a_hint() {
         (&["record", "-p", "1", "-d", "5 days"], "write 500ms, 30s, 1m30s or 2h", "`txprof record --help`"),
         (&["record", "-p", "1", "--max-overhead", "0"], "above 0 and at most 100", "`txprof record --help`"),
         (&["record", "-p", "1", "-o", "x.png"], "cannot tell the format of `x.png`", "end it in .svg"),
-        (
-            &["record", "-p", "1", "--mode", "wall"],
-            "invalid value `wall` for `--mode <MODE>`",
-            "`txprof record",
-        ),
+        (&["record", "-p", "1", "--mode", "walls"], "invalid value `walls` for `--mode <MODE>`", "`wall`"),
+        (&["record", "-p", "1", "--wakers"], "which this mode does not see", "add `--mode wall`"),
+        (&["record", "-p", "1", "--mode", "wall", "--min-wait", "9"], "write 50us", "`txprof record --help`"),
         (
             &["record", "-p", "1", "--native", "--python-only"],
             "cannot be used with `--python-only`",
@@ -65,7 +63,7 @@ fn help_begins_with_examples_and_ends_with_exit_codes() {
         "Samples per second and CPU, 1 to 10000",
         "[default: 99]",
         "-o, --output <FILE>",
-        "- gil: Those of threads",
+        "that hold the lock of their Python interpreter",
     ] {
         assert!(record.contains(part), "`{part}` in\n{record}");
     }

@@ -172,6 +172,25 @@ fn namespaces_and_children_are_told() {
     assert_eq!(threads(&own).next().expect("one")["activity"], "waiting");
 }
 
+/// A thread that cannot be stopped, because it waits for its child to run a program (vfork), has not ended.
+#[test]
+fn threads_that_do_not_stop_are_told() {
+    let Some(_turn) = turn() else { return };
+    let source = "import ctypes, time; ctypes.CDLL(None).vfork() or time.sleep(60)";
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", source]);
+    let target = Target::start_command(command);
+    let waits = || std::fs::read_to_string(format!("/proc/{}/stat", target.pid())).expect("it lives");
+    wait_for("the parent to wait", || waits().contains(") D "));
+    let run = txprof(&["dump", "-p", &target.pid()]);
+    assert_ne!(run.code, 0, "{}", run.stdout);
+    assert!(
+        run.stderr.contains("error: no thread stopped within") && run.stderr.contains("hint: "),
+        "{}",
+        run.stderr
+    );
+}
+
 /// What cannot be shown says why.
 #[test]
 fn refusals_say_why() {

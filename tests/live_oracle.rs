@@ -7,6 +7,7 @@ mod oracle;
 mod support;
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use oracle::{Account, Session};
@@ -136,9 +137,13 @@ fn postgres() -> Vec<Case> {
     if has("/usr/lib/postgresql/15/bin/postgres") { vec![case] } else { Vec::new() }
 }
 
-/// Every interpreter that is not in a tree of its own, and more scripts on the system's.
+/// Every interpreter that is not in a tree of its own, those in trees whose version there is nowhere else, and more
+/// scripts on the system's.
 fn interpreted() -> Vec<Case> {
-    let found: Vec<Python> = pythons().into_iter().filter(|python| python.root.is_none()).collect();
+    let (mut found, in_trees): (Vec<Python>, Vec<Python>) =
+        pythons().into_iter().partition(|python| python.root.is_none());
+    let outside: BTreeSet<u8> = found.iter().map(|python| python.minor).collect();
+    found.extend(in_trees.into_iter().filter(|python| !outside.contains(&python.minor)));
     let script = |python: &Python, script: &'static str| {
         let name = format!("{} {}", python.name, script.trim_end_matches(".py"));
         let python = python.clone();

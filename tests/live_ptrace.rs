@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use txprof::model::Outcome;
+
 use support::{
     Calls, Folded, History, Run, Stack, Target, built, chains, has, program, python_versions,
     record_burning_json, record_json, scratch, turn, txprof, wait_for,
@@ -51,6 +53,33 @@ fn shares_are_those_that_the_program_counted() {
     }
 }
 
+/// What a function has popped already lies below the stack pointer, and its caller is found by that: it is copied
+/// with the stack, so not even the first catch of a thread lacks it.
+#[test]
+fn red_zone_is_copied() {
+    let Some(_turn) = turn() else { return };
+    let target = Target::start("red_zone", &[]);
+    let dump = || -> serde_json::Value {
+        let run = txprof(&["dump", "--json", "-p", &target.pid()]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        let dump: serde_json::Value = serde_json::from_str(&run.stdout).expect("it is JSON");
+        dump["processes"][0]["threads"][0].clone()
+    };
+    let function = |thread: &serde_json::Value, index: usize| thread["frames"][index]["function"].clone();
+    // It may be reading the clock for once.
+    let there: Vec<_> = (0..6).map(|_| dump()).filter(|thread| function(thread, 0) == "popped").collect();
+    assert!(there.len() >= 3, "{there:?}");
+    for thread in there {
+        assert_eq!([function(&thread, 1), function(&thread, 2)], ["on_rbp", "main"], "{thread}");
+        assert_eq!(thread["complete"], true, "{thread}");
+    }
+    let profile = record_json(&["--backend", "ptrace", "-F", "250", "-d", "2s", "-p", &target.pid()]);
+    let calls = Calls::of(&profile);
+    let is_whole = |stack: &Stack| stack.complete && stack.has("popped") && stack.has("main");
+    assert!(calls.count() > 100 && calls.share(is_whole) > 0.9, "{}", calls.heaviest(4));
+    assert!(calls.stacks.iter().all(|stack| stack.complete), "{}", calls.heaviest(9));
+}
+
 /// The chains of calls that each interpreter tells of itself, through C and back.
 #[test]
 fn python_stands_in_its_place() {
@@ -60,22 +89,28 @@ fn python_stands_in_its_place() {
             let target = python.start(source, &[]);
             let (profile, _) = record_stopping(&target, 2);
             let calls = Calls::of(&profile);
-            // A gap that is marked is no lie; it is rare.
-            let is_marked = |stack: &Stack| stack.calls.iter().any(|call| call.kind == "marker");
+            // A gap that is marked is no lie; it is rare, but for reading that the host interrupted for too long.
+            let has_marker = |stack: &Stack, text: &str| {
+                stack.calls.iter().any(|call| call.kind == "marker" && call.function.contains(text))
+            };
+            let is_marked = |stack: &Stack| has_marker(stack, "");
+            let is_late = |stack: &Stack| has_marker(stack, Outcome::StopLimit.text());
+            let early = calls.filtered(|stack| !is_late(stack));
+            assert!(calls.share(is_late) < 0.1, "{}: {}", python.name, calls.heaviest(4));
             assert!(
-                calls.share(is_marked) < 0.02,
+                early.share(is_marked) < 0.02,
                 "{}: {}",
                 python.name,
-                calls.filtered(is_marked).heaviest(4)
+                early.filtered(is_marked).heaviest(4)
             );
             let comparison = calls.filtered(|stack| !is_marked(stack)).compare(&chains(&target));
             let (name, share) = (&python.name, comparison.exact_share());
-            println!("{name:20} {source:12} {:.3} % exact of {}", share * 100.0, comparison.exact.count());
-            println!("{}", comparison.others.heaviest(4));
+            let (exact, others) = (comparison.exact.count(), comparison.others.count());
+            println!("{name:20} {source:12} {:.3} % exact of {exact}, {others} otherwise", share * 100.0);
+            // The others lack the native call that they are mostly in: they are in Python just before or behind it.
             assert!(
-                share >= 0.99 && comparison.exact.count() > 200,
-                "{name} {source}: {share} of {}\n{}",
-                comparison.exact.count(),
+                share >= 0.97 && others as f64 <= 0.005 * exact as f64 && exact > 200,
+                "{name} {source}: {share} of {exact}, {others}\n{}",
                 comparison.others.heaviest(5)
             );
         }
@@ -246,6 +281,24 @@ fn cost_is_held_below_its_limit() {
     assert!(!changes.is_empty(), "{}", profile["recording"]);
     let seen = Calls::of(&profile).weight_ns() / burnt;
     assert!((0.95..1.1).contains(&seen), "{seen}");
+}
+
+/// Two idle loops for each CPU want it as much as we do: what we hold is let go as soon as without them, though what
+/// is told of it counts our own waiting. The longest is one of a thread that got no CPU to stop on for long, counted
+/// from when it was seen last not to have stopped.
+#[test]
+fn stops_are_short_on_a_busy_machine() {
+    let Some(_turn) = turn() else { return };
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let spinner = || Target::start_command(support::shell("while :; do :; done"));
+    let _spinners: Vec<Target> = (0..2 * cpus).map(|_| spinner()).collect();
+    let target = Target::start("split-o2", &[]);
+    let profile = record_json(&["--backend", "ptrace", "-F", "250", "-d", "5s", "-p", &target.pid()]);
+    let stops = &profile["recording"]["cost"]["stops"];
+    let number = |name: &str| stops[name].as_u64().expect("the JSON form has it");
+    let (count, mean_ns) = (number("count"), number("total_ns") / number("count").max(1));
+    println!("{count} stops of {mean_ns} ns, at most {}", number("longest_ns"));
+    assert!(count > 100 && mean_ns < 300_000, "{stops}");
 }
 
 /// On the only CPU that a spinner leaves us, both ways of looking work.

@@ -25,6 +25,9 @@ fn small_tables() -> Option<(std::sync::MutexGuard<'static, ()>, Bpf, Tables)> {
         watch_all: false,
         kernel_frames: true,
         keep_samples: false,
+        on_cpu: true,
+        off_cpu: None,
+        lane: None,
     };
     let (bpf, memory, _pythons) = Bpf::load(&settings).expect("BPF is allowed here");
     Some((turn, bpf, Tables::new(memory)))

@@ -11,7 +11,8 @@ use txprof::cli::output_file::Written;
 use txprof::cli::report;
 use txprof::model::profile::ThreadRoot;
 use txprof::model::{
-    Cost, Frame, FrameKind, Outcome, Profile, RateChange, Recording, Root, Sample, StackId, WeightUnit,
+    Cost, Frame, FrameKind, Outcome, Profile, RateChange, Recording, Root, Sample, StackId, ThreadState,
+    WeightUnit,
 };
 use txprof::output::{self, Format};
 
@@ -44,7 +45,16 @@ fn frames() -> Vec<Frame> {
 }
 
 fn sample(root: &Root, stack: u32, outcome: Outcome, count: u64, weight_ns: u64) -> Sample {
-    Sample { root: root.clone(), stack: StackId(stack), outcome, holds_gil: false, count, weight_ns }
+    Sample {
+        root: root.clone(),
+        stack: StackId(stack),
+        outcome,
+        state: ThreadState::Running,
+        holds_gil: false,
+        is_idle: false,
+        count,
+        weight_ns,
+    }
 }
 
 fn profile(per_thread: bool) -> Profile {
@@ -94,7 +104,7 @@ fn profile(per_thread: bool) -> Profile {
         vec![8, 6, 1, 0],
         vec![9],
     ];
-    Profile { recording, frames: frames(), stacks, samples }
+    Profile { recording, frames: frames(), stacks, samples, threads: Vec::new() }
 }
 
 fn written(profile: &Profile, format: Format, options: &FoldOptions) -> String {

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use txprof::ErrorKind;
 use txprof::aggregate::{Fold, FoldKind, FoldOptions, HiddenFiles, UnitCounter, View};
 use txprof::model::profile::ThreadRoot;
-use txprof::model::{Frame, FrameKind, Mode, Outcome, Profile, Recording, Root, Sample, StackId, WeightUnit};
+use txprof::model::{
+    Frame, FrameKind, Mode, Outcome, Profile, Recording, Root, Sample, StackId, ThreadState, ThreadTimes,
+    WeightUnit,
+};
 use txprof::output::{self, Format, json};
 
 fn name() -> impl Strategy<Value = String> {
@@ -44,6 +47,10 @@ fn frame() -> impl Strategy<Value = Frame> {
         FrameKind::Kernel,
         FrameKind::Jit,
         FrameKind::Marker,
+        FrameKind::Blocked,
+        FrameKind::RunQueue,
+        FrameKind::Gil,
+        FrameKind::Waker,
     ]);
     (kind, name(), prop::option::of(module()), prop::option::of(name()), prop::option::of(any::<u32>()))
         .prop_map(|(kind, function, module, file, line)| Frame {
@@ -66,32 +73,54 @@ fn root() -> impl Strategy<Value = Root> {
 fn profile() -> impl Strategy<Value = Profile> {
     let stack = prop::collection::vec(0..6_u32, 0..8);
     let outcome = prop::sample::select(Outcome::ALL);
-    let sample = (root(), 0..5_u32, outcome, any::<bool>(), 0..1000_u64, 0..1_u64 << 40);
+    let states = [ThreadState::Running, ThreadState::Queued, ThreadState::Blocked, ThreadState::Gil];
+    let state = (prop::sample::select(states.to_vec()), any::<bool>(), any::<bool>());
+    let sample = (root(), 0..5_u32, outcome, state, 0..1000_u64, 0..1_u64 << 40);
     (
         prop::collection::vec(frame(), 6),
         prop::collection::vec(stack, 5),
         prop::collection::vec(sample, 0..20),
         1..1_u64 << 34,
         name(),
-        prop::sample::select(vec![Mode::Cpu, Mode::Gil]),
+        prop::sample::select(vec![Mode::Cpu, Mode::Gil, Mode::OffCpu, Mode::Wall]),
         0..1000_u64,
+        prop::collection::vec(thread_times(), 0..3),
     )
-        .prop_map(|(frames, stacks, samples, period_ns, target, mode, left_out)| Profile {
+        .prop_map(|(frames, stacks, samples, period_ns, target, mode, left_out, threads)| Profile {
             recording: Recording { period_ns, target, mode, left_out, ..Recording::default() },
             frames,
             stacks,
             samples: samples
                 .into_iter()
-                .map(|(root, stack, outcome, holds_gil, count, weight_ns)| Sample {
+                .map(|(root, stack, outcome, (state, holds_gil, is_idle), count, weight_ns)| Sample {
                     root,
                     stack: StackId(stack),
                     outcome,
+                    state,
                     holds_gil,
+                    is_idle,
                     count,
                     weight_ns,
                 })
                 .collect(),
+            threads,
         })
+}
+
+fn thread_times() -> impl Strategy<Value = ThreadTimes> {
+    (name(), any::<[u64; 4]>(), any::<[u32; 2]>()).prop_map(
+        |(name, [run_ns, queue_ns, gil_ns, short_ns], [pid, tid])| ThreadTimes {
+            process: name.clone(),
+            name,
+            pid,
+            tid,
+            run_ns,
+            queue_ns,
+            gil_ns,
+            short_ns,
+            ..ThreadTimes::default()
+        },
+    )
 }
 
 fn written(profile: &Profile, format: Format, options: &FoldOptions) -> String {
@@ -232,7 +261,9 @@ fn small() -> Profile {
         root: root.clone(),
         stack: StackId(0),
         outcome: Outcome::Complete,
+        state: ThreadState::Running,
         holds_gil: false,
+        is_idle: false,
         count,
         weight_ns: 1,
     };
@@ -241,5 +272,6 @@ fn small() -> Profile {
         frames: vec![Frame::named(FrameKind::Native, "f")],
         stacks: vec![vec![0]],
         samples: vec![sample(1), sample(2)],
+        threads: Vec::new(),
     }
 }

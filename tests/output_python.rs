@@ -8,7 +8,7 @@ mod support;
 
 use support::{golden, golden_picture};
 use txprof::aggregate::{Fold, FoldOptions, HiddenFiles, View};
-use txprof::model::{Frame, FrameKind, Outcome, Profile, Recording, Root, Sample, StackId};
+use txprof::model::{Frame, FrameKind, Outcome, Profile, Recording, Root, Sample, StackId, ThreadState};
 use txprof::output::{self, Format};
 
 const PERIOD_NS: u64 = 10_101_010;
@@ -113,7 +113,9 @@ fn profile() -> Profile {
             root: Root { process: "python3".to_owned(), thread: None },
             stack: StackId(number as u32),
             outcome: if cut { Outcome::TruncatedDepth } else { Outcome::Complete },
+            state: ThreadState::Running,
             holds_gil: !text.contains("dgemm"),
+            is_idle: false,
             count: *count,
             weight_ns: count * PERIOD_NS,
         });

@@ -1,13 +1,15 @@
 //! What was caught so far, summed: stacks of addresses that still mean the same
 //! when the process is gone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::codes::CodeId;
+use super::idle::{Observed, idle};
 use super::module::ModuleId;
+use super::shares::shares;
 use crate::aggregate::{CallTree, NodeId};
 use crate::model::profile::ThreadRoot;
-use crate::model::{Avma, Outcome, Root, Svma};
+use crate::model::{Avma, Outcome, Root, Svma, ThreadState};
 
 /// A frame by address; for a return address the byte before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +32,41 @@ pub enum RawFrame {
     PythonGap(PythonGap),
     /// In no mapping that was known.
     Unknown,
+    /// Not a call: what a thread that did not run was about.
+    Wait(WaitFrame),
+}
+
+/// What stands in the stack of a thread that did not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WaitFrame {
+    /// Blocked in the system call of this number; `None`: outside of any, as by a page fault.
+    Blocked(Option<u32>),
+    /// What the call was for: this one of the waits' objects.
+    Object(u32),
+    /// Runnable, waiting for a CPU.
+    Queue,
+    /// Waiting for the lock of its Python interpreter.
+    Gil,
+    /// Which was held by this one of the waits' threads, in the function that follows.
+    HeldBy(u32),
+    /// Nobody knows by whom.
+    HeldByUnknown,
+    /// Woken by this one of the waits' threads; what that did follows.
+    WokenBy(u32),
+    /// Woken by an interrupt.
+    WokenByInterrupt,
+    /// Waits that were too short for a stack.
+    Short,
+    /// Waits whose stack could not be told.
+    Bare,
+    /// Running, but never sampled.
+    NotSampled,
+    /// A request waited for a thread to take it.
+    HandedOver,
+    /// Ran in stacks that found no room.
+    Forgotten,
+    /// It is not known which thread worked for a request.
+    NobodyKnown,
 }
 
 /// Why Python frames are missing.
@@ -41,7 +78,7 @@ pub enum PythonGap {
     Untold,
     /// The frames behind this one were not reached.
     Cut(Outcome),
-    /// The native stack contradicts them; they are left out.
+    /// The native stack, or what the interpreter says of itself, contradicts them; they are left out.
     Disagreement,
     /// The native stack has more calls of the interpreter's loop than frames were found for.
     Callers,
@@ -54,7 +91,7 @@ impl PythonGap {
             Self::Unread => "[Python function that could not be read]".to_owned(),
             Self::Untold => "[Python function whose name was lost]".to_owned(),
             Self::Cut(outcome) => format!("[Python callers missing: {}]", outcome.text()),
-            Self::Disagreement => "[Python frames left out: the native stack contradicts them]".to_owned(),
+            Self::Disagreement => "[Python frames left out: they are contradicted]".to_owned(),
             Self::Callers => "[Python callers missing: not among the thread's frames]".to_owned(),
         }
     }
@@ -71,6 +108,19 @@ pub struct Tally {
     pub count: u64,
     /// Sum of their periods.
     pub weight_ns: u64,
+    /// When it was seen, or the wait began, `CLOCK_MONOTONIC`; of sums this says nothing.
+    pub at_ns: u64,
+}
+
+/// A stack of a thread, as it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Observation {
+    pub root: Root,
+    pub stack: CaughtStack,
+    pub state: ThreadState,
+    pub tally: Tally,
+    /// It stands for others like it: its weight is its part of what they weigh.
+    pub is_share: bool,
 }
 
 /// Nodes of the call tree, 60 bytes each; beyond it new stacks are cut to the part that is
@@ -81,6 +131,23 @@ const MAX_NODES: usize = 1 << 20;
 /// more; they share one.
 const MAX_ROOTS: usize = 1 << 16;
 
+/// A stack of the capture, and how it was walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CaughtStack {
+    node: NodeId,
+    /// How the walk ended.
+    pub outcome: Outcome,
+    /// The thread held its interpreter's lock.
+    pub holds_gil: bool,
+}
+
+impl CaughtStack {
+    /// No frame yet.
+    pub fn empty(outcome: Outcome, holds_gil: bool) -> Self {
+        Self { node: CallTree::<RawFrame>::ROOT, outcome, holds_gil }
+    }
+}
+
 /// Summed raw samples.
 #[derive(Debug)]
 pub struct Capture {
@@ -88,6 +155,8 @@ pub struct Capture {
     roots: Vec<Root>,
     root_ids: HashMap<Root, RootId>,
     tallies: HashMap<Key, Tally>,
+    /// Where observations are told one by one they go here instead of being summed.
+    journal: Option<Vec<Observation>>,
 }
 
 /// What samples that are summed have in common.
@@ -96,7 +165,9 @@ struct Key {
     root: RootId,
     node: NodeId,
     outcome: Outcome,
+    state: ThreadState,
     holds_gil: bool,
+    is_idle: bool,
 }
 
 /// Equal samples.
@@ -108,8 +179,12 @@ pub struct Sum<'a> {
     pub node: NodeId,
     /// How they ended.
     pub outcome: Outcome,
+    /// What the thread was about.
+    pub state: ThreadState,
     /// The thread held its interpreter's lock.
     pub holds_gil: bool,
+    /// The thread waited because it had nothing to do.
+    pub is_idle: bool,
     /// How many, and for how much time.
     pub tally: Tally,
 }
@@ -121,23 +196,15 @@ impl Default for Capture {
             roots: Vec::new(),
             root_ids: HashMap::new(),
             tallies: HashMap::new(),
+            journal: None,
         }
     }
 }
 
 impl Capture {
-    /// Adds one sample; `frames` root first.
-    pub fn add(
-        &mut self,
-        root: &Root,
-        frames: impl Iterator<Item = RawFrame>,
-        outcome: Outcome,
-        holds_gil: bool,
-        weight_ns: u64,
-    ) {
-        let root = self.root_id(root);
-        let mut node = CallTree::<RawFrame>::ROOT;
-        let mut outcome = outcome;
+    /// The end of `stack` with `frames` behind it, root first.
+    pub fn extend(&mut self, stack: CaughtStack, frames: impl Iterator<Item = RawFrame>) -> CaughtStack {
+        let CaughtStack { mut node, mut outcome, holds_gil } = stack;
         for frame in frames {
             match self.tree.child(node, frame) {
                 Some(child) => node = child,
@@ -147,9 +214,94 @@ impl Capture {
                 }
             }
         }
-        let tally = self.tallies.entry(Key { root, node, outcome, holds_gil }).or_default();
-        tally.count += 1;
-        tally.weight_ns = tally.weight_ns.saturating_add(weight_ns);
+        CaughtStack { node, outcome, holds_gil }
+    }
+
+    /// One that sums nothing, but tells each observation by [`Self::take_journal`].
+    pub(super) fn journaling() -> Self {
+        Self { journal: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// What was observed since the last call.
+    pub(super) fn take_journal(&mut self) -> Vec<Observation> {
+        self.journal.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Tells one of several stacks that waits share, where observations are told one by one.
+    pub(super) fn add_share(&mut self, root: &Root, stack: CaughtStack, state: ThreadState, tally: Tally) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(Observation { root: root.clone(), stack, state, tally, is_share: true });
+        }
+    }
+
+    /// How much room its stacks take, in nodes.
+    pub(super) fn node_count(&self) -> usize {
+        self.tree.len()
+    }
+
+    /// Adds to what was observed of a stack.
+    pub fn add(&mut self, root: &Root, stack: CaughtStack, state: ThreadState, tally: Tally) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(Observation { root: root.clone(), stack, state, tally, is_share: false });
+            return;
+        }
+        let root = self.root_id(root);
+        let CaughtStack { node, outcome, holds_gil } = stack;
+        let sum =
+            self.tallies.entry(Key { root, node, outcome, state, holds_gil, is_idle: false }).or_default();
+        sum.count += tally.count;
+        sum.weight_ns = sum.weight_ns.saturating_add(tally.weight_ns);
+    }
+
+    /// Gives what was observed of running threads the weight that `weights` has for each, by process and thread, in
+    /// proportion to what each stack weighed. Returns the threads that were observed.
+    pub fn weigh(&mut self, weights: &HashMap<(u32, u32), u64>) -> HashSet<(u32, u32)> {
+        let thread_of = |key: &Key| {
+            let thread = self.roots[key.root.0 as usize].thread.as_ref()?;
+            (key.state == ThreadState::Running).then_some((thread.pid, thread.tid))
+        };
+        let mut of_threads: HashMap<(u32, u32), Vec<Key>> = HashMap::new();
+        for key in self.tallies.keys() {
+            if let Some(thread) = thread_of(key).filter(|thread| weights.contains_key(thread)) {
+                of_threads.entry(thread).or_default().push(*key);
+            }
+        }
+        for (thread, keys) in &mut of_threads {
+            keys.sort_unstable();
+            let observed: Vec<u64> = keys.iter().map(|key| self.tallies[key].weight_ns).collect();
+            for (key, due) in keys.iter().zip(shares(&observed, weights[thread]).unwrap_or_default()) {
+                self.tallies.get_mut(key).expect("the keys were just taken from it").weight_ns = due;
+            }
+        }
+        of_threads.into_keys().collect()
+    }
+
+    /// Marks the waits of threads that had nothing to do. `has_run` tells whether a thread, by process and thread, ran.
+    pub fn mark_idle(&mut self, has_run: impl Fn((u32, u32)) -> bool) {
+        let mut of_threads: BTreeMap<(u32, u32), Vec<Key>> = BTreeMap::new();
+        for key in self.tallies.keys() {
+            if let Some(thread) = &self.roots[key.root.0 as usize].thread {
+                of_threads.entry((thread.pid, thread.tid)).or_default().push(*key);
+            }
+        }
+        for (thread, keys) in of_threads {
+            let observed = keys.iter().map(|key| {
+                let mut frames: Vec<RawFrame> = self.tree.stack(key.node).collect();
+                frames.reverse();
+                Observed { frames, state: key.state, count: self.tallies[key].count }
+            });
+            for index in idle(&observed.collect::<Vec<_>>(), has_run(thread)) {
+                let key = keys[index];
+                let tally = self.tallies.remove(&key).expect("the keys were just taken from it");
+                self.tallies.insert(Key { is_idle: true, ..key }, tally);
+            }
+        }
+    }
+
+    /// Sums the threads of each process.
+    pub fn merge_threads(&mut self) {
+        self.roots.iter_mut().for_each(|root| root.thread = None);
+        self.merge_roots();
     }
 
     fn root_id(&mut self, root: &Root) -> RootId {
@@ -182,6 +334,11 @@ impl Capture {
                 thread.name = name;
             }
         }
+        self.merge_roots();
+    }
+
+    /// Roots that became equal are one.
+    fn merge_roots(&mut self) {
         self.root_ids.clear();
         for (number, root) in self.roots.iter().enumerate() {
             self.root_ids.entry(root.clone()).or_insert(RootId(number as u32));
@@ -200,9 +357,16 @@ impl Capture {
             root: &self.roots[key.root.0 as usize],
             node: key.node,
             outcome: key.outcome,
+            state: key.state,
             holds_gil: key.holds_gil,
+            is_idle: key.is_idle,
             tally: *tally,
         })
+    }
+
+    /// The frames of a caught stack, leaf first.
+    pub(super) fn frames_of(&self, stack: CaughtStack) -> impl Iterator<Item = RawFrame> + '_ {
+        self.tree.stack(stack.node)
     }
 
     /// The frames of a stack, leaf first.
@@ -238,13 +402,60 @@ mod tests {
         };
         let mut capture = Capture::default();
         for (name, tid) in [("python3", 2), ("python3", 3), ("renamed", 2)] {
-            let frames = [RawFrame::Unknown].into_iter();
-            capture.add(&root(name, tid), frames, Outcome::Complete, false, 5);
+            let stack = CaughtStack::empty(Outcome::Complete, false);
+            let stack = capture.extend(stack, [RawFrame::Unknown].into_iter());
+            capture.add(
+                &root(name, tid),
+                stack,
+                ThreadState::Running,
+                Tally { count: 1, weight_ns: 5, at_ns: 0 },
+            );
         }
         capture.rename_threads(|thread| (thread.tid == 2).then(|| "worker".to_owned()));
         let mut sums: Vec<(Root, u64, u64)> =
             capture.samples().map(|sum| (sum.root.clone(), sum.tally.count, sum.tally.weight_ns)).collect();
         sums.sort();
         assert_eq!(sums, [(root("python3", 3), 1, 5), (root("worker", 2), 2, 10)]);
+    }
+    /// The stacks of a thread weigh what it ran, to the nanosecond, and its waits and others' stacks what they weighed.
+    #[test]
+    fn running_threads_weigh_what_they_ran() {
+        let root = |tid| Root {
+            process: "server".to_owned(),
+            thread: Some(ThreadRoot { name: "worker".to_owned(), pid: 1, tid }),
+        };
+        let mut capture = Capture::default();
+        let mut add = |tid, frame, state, weight_ns| {
+            let stack = CaughtStack::empty(Outcome::Complete, false);
+            let stack = capture.extend(stack, [frame].into_iter());
+            capture.add(&root(tid), stack, state, Tally { count: 1, weight_ns, at_ns: 0 });
+        };
+        let frames = [RawFrame::Unknown, RawFrame::Greenlet, RawFrame::Wait(WaitFrame::Queue)];
+        for frame in frames {
+            add(2, frame, ThreadState::Running, 10);
+        }
+        add(2, RawFrame::Unknown, ThreadState::Blocked, 7);
+        add(3, RawFrame::Unknown, ThreadState::Running, 10);
+        let weights = HashMap::from([((1, 2), 100), ((1, 9), 100)]);
+        assert_eq!(capture.weigh(&weights), HashSet::from([(1, 2)]));
+        let mut sums: Vec<(u32, ThreadState, u64)> = capture
+            .samples()
+            .map(|sum| {
+                (sum.root.thread.as_ref().map_or(0, |thread| thread.tid), sum.state, sum.tally.weight_ns)
+            })
+            .collect();
+        sums.sort_unstable();
+        let running = ThreadState::Running;
+        let expected = [
+            (2, running, 33),
+            (2, running, 33),
+            (2, running, 34),
+            (2, ThreadState::Blocked, 7),
+            (3, running, 10),
+        ];
+        assert_eq!(sums, expected);
+        capture.merge_threads();
+        let total: u64 = capture.samples().map(|sum| sum.tally.weight_ns).sum();
+        assert!(total == 117 && capture.samples().all(|sum| sum.root.thread.is_none()));
     }
 }

@@ -12,16 +12,34 @@
 
 pub mod capture;
 pub mod codes;
+pub mod config;
 pub mod coverage;
+pub mod control;
+mod frame_names;
+mod gil;
+mod idle;
+pub mod in_flight;
 pub mod governor;
+pub mod keeper;
+mod minute;
 pub mod module;
 pub mod naming;
+pub mod notify;
+pub mod places;
 pub mod process;
 pub mod python;
 pub mod recorder;
 mod replay;
+mod request_profile;
+pub mod requests;
+mod self_check;
 pub mod self_stats;
+pub mod service;
+mod shares;
 pub mod snapshot;
+mod stack;
 pub mod thread_names;
+mod wait_names;
+mod waits;
 
 pub use recorder::{Options, Progress, Recorder};

@@ -8,6 +8,7 @@ use ahash::AHashMap;
 use super::capture::{Capture, RawFrame, Sum};
 use super::codes::Codes;
 use super::module::{Module, ModuleId, Modules};
+use super::wait_names::WaitNames;
 use crate::model::{Avma, Frame, FrameKind, Sample, StackId, Svma};
 use crate::sampler::table_builder::Source;
 use crate::symbolize::{Config, KernelSymbols, ModuleFile, PerfMapReader, Symbolizer};
@@ -29,17 +30,48 @@ pub struct Named {
     pub warnings: Vec<String>,
 }
 
+/// Where frames have their names from.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a> {
+    pub modules: &'a Modules,
+    pub jit: &'a JitMaps,
+    pub codes: &'a Codes,
+    pub waits: &'a WaitNames,
+}
+
 /// Names each frame of `capture` and spells out its stacks. `step` is told what is being read.
-pub fn name(
+pub(super) fn name(
     capture: &Capture,
-    modules: &Modules,
-    jit: &JitMaps,
-    codes: &Codes,
+    places: Places<'_>,
     config: Config,
     step: &mut dyn FnMut(&str),
 ) -> Named {
-    let mut names = Names::default();
     let raw: BTreeSet<RawFrame> = capture.frames().collect();
+    spell_out(capture, names_of(&raw, places, config, step))
+}
+
+/// What each of `raw` is called; some are several calls, inlined into one another.
+pub(super) fn name_each(
+    raw: &BTreeSet<RawFrame>,
+    places: Places<'_>,
+    config: Config,
+) -> Vec<(RawFrame, Vec<Frame>)> {
+    let names = names_of(raw, places, config, &mut |_| {});
+    let mut frames: Vec<(&Frame, u32)> =
+        names.numbers.iter().map(|(frame, number)| (frame, *number)).collect();
+    frames.sort_unstable_by_key(|(_, number)| *number);
+    let frame_of = |number: &u32| frames[*number as usize].0.clone();
+    names.of_raw.iter().map(|(raw, numbers)| (*raw, numbers.iter().map(frame_of).collect())).collect()
+}
+
+fn names_of(
+    raw: &BTreeSet<RawFrame>,
+    places: Places<'_>,
+    config: Config,
+    step: &mut dyn FnMut(&str),
+) -> Names {
+    let modules = places.modules;
+    let mut names = Names::default();
     // About one frame for each address; growing would hash all names again.
     names.numbers.reserve(raw.len());
     let mut symbolizer = Symbolizer::new(config);
@@ -65,9 +97,9 @@ pub fn name(
         }
     }
     names.warnings.extend(symbolizer.refusals());
-    name_others(&mut names, &raw, modules, jit, codes);
-    name_python(&mut names, &raw, codes);
-    spell_out(capture, names)
+    name_others(&mut names, raw, places);
+    name_python(&mut names, raw, places.codes);
+    names
 }
 
 fn resolve(symbolizer: &mut Symbolizer, module: &Module, addresses: &[Svma]) -> Vec<Vec<Frame>> {
@@ -85,7 +117,8 @@ fn resolve(symbolizer: &mut Symbolizer, module: &Module, addresses: &[Svma]) -> 
 }
 
 /// Kernel, generated code and what lies nowhere.
-fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, jit: &JitMaps, codes: &Codes) {
+fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, places: Places<'_>) {
+    let Places { modules, jit, codes, waits } = places;
     let in_kernel = |frame: &RawFrame| match frame {
         RawFrame::Kernel(address) => Some(*address),
         _ => None,
@@ -127,6 +160,7 @@ fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, modules: &Modules, j
                 known.unwrap_or_else(|| Frame::named(FrameKind::Jit, "[generated code]"))
             }
             RawFrame::Unknown => Frame::named(FrameKind::Marker, "[unknown address]"),
+            RawFrame::Wait(frame) => waits.frame(*frame),
         };
         names.insert(*frame, vec![named]);
     }
@@ -178,7 +212,7 @@ fn spell_out(capture: &Capture, names: Names) -> Named {
     let frames = frames.into_iter().map(|(frame, _)| frame).collect();
     let mut named = Named { frames, warnings: names.warnings, ..Named::default() };
     let mut stack_ids = HashMap::new();
-    for Sum { root, node, outcome, holds_gil, tally } in capture.samples() {
+    for Sum { root, node, outcome, state, holds_gil, is_idle, tally } in capture.samples() {
         let stack = *stack_ids.entry(node).or_insert_with(|| {
             let raw = capture.stack(node);
             let frames = raw.filter_map(|frame| names.of_raw.get(&frame)).flatten().copied().collect();
@@ -186,7 +220,8 @@ fn spell_out(capture: &Capture, names: Names) -> Named {
             StackId(named.stacks.len() as u32 - 1)
         });
         let (count, weight_ns) = (tally.count, tally.weight_ns);
-        named.samples.push(Sample { root: root.clone(), stack, outcome, holds_gil, count, weight_ns });
+        let root = root.clone();
+        named.samples.push(Sample { root, stack, outcome, state, holds_gil, is_idle, count, weight_ns });
     }
     named
 }

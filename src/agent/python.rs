@@ -1,5 +1,5 @@
 //! The interpreters in the targets: recognised once per file, attached once
-//! per process, judged on every sample.
+//! per process, checked on the first stacks, judged on every sample.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,12 +7,16 @@ use std::sync::Arc;
 use object::{Object, ObjectSegment};
 
 use super::capture::RawFrame;
+use super::codes::Codes;
 use super::module::{ModuleId, Modules};
 use super::process::MappedModule;
-use crate::model::{Avma, Svma};
+use super::self_check::{AttachCheck, Trust};
+use crate::model::{Avma, Mapping, MappingKind, Svma};
 use crate::sampler::table_builder::Source;
 use crate::sampler::{Found, Python, Pythons};
+use crate::sys::abi::{PythonFrame, SampleRecord};
 use crate::sys::file_map::FileMap;
+use crate::target::procfs;
 use crate::unwind::python::entry::unready_pcs;
 use crate::unwind::python::{Layout, PythonBinary, Version, recognise};
 use crate::{Error, ErrorKind, Result};
@@ -86,8 +90,8 @@ pub enum PythonOf {
     None,
     /// The walker follows its frames.
     Walked(Attached),
-    /// It is there, but what was read of it cannot be right, or it found no room.
-    Refused,
+    /// It is there, but what was read of it cannot be right, which this says, or it found no room.
+    Refused(Option<String>),
 }
 
 /// An interpreter that the walker follows.
@@ -96,6 +100,7 @@ pub struct Attached {
     python: Arc<Python>,
     id: ModuleId,
     module: Arc<PythonModule>,
+    check: AttachCheck,
     agreed: u32,
     disagreed: u32,
 }
@@ -111,7 +116,7 @@ impl PythonOf {
                 Some(tasks) => Some(tasks),
                 None => return,
             },
-            Self::Walked(_) | Self::Refused => return,
+            Self::Walked(_) | Self::Refused(_) => return,
         };
         let found = mappings.iter().find_map(|mapped| {
             let id = mapped.module?;
@@ -125,13 +130,17 @@ impl PythonOf {
             version: binary.version,
             layout: module.layout,
             runtime: at(binary.runtime),
+            runtime_bytes: binary.runtime_len,
             code_type: at(binary.code_type),
             text_type: at(binary.text_type),
             tasks,
         });
         *self = match python {
-            Some(python) => Self::Walked(Attached { python, id, module, agreed: 0, disagreed: 0 }),
-            None => Self::Refused,
+            Some(python) => {
+                let check = AttachCheck::default();
+                Self::Walked(Attached { python, id, module, check, agreed: 0, disagreed: 0 })
+            }
+            None => Self::Refused(None),
         };
     }
 
@@ -144,7 +153,23 @@ impl PythonOf {
     pub fn walked(&self) -> Option<&Python> {
         match self {
             Self::Walked(attached) => Some(&attached.python),
-            Self::None | Self::Refused => None,
+            Self::None | Self::Refused(_) => None,
+        }
+    }
+
+    /// Why the interpreter was given up, as what its frames do: `contradict ...`.
+    pub fn doubt(&self) -> Option<&str> {
+        match self {
+            Self::Refused(doubt) => doubt.as_deref(),
+            Self::None | Self::Walked(_) => None,
+        }
+    }
+
+    /// The interpreter that the walker follows, to keep.
+    pub fn shared(&self) -> Option<Arc<Python>> {
+        match self {
+            Self::Walked(attached) => Some(Arc::clone(&attached.python)),
+            Self::None | Self::Refused(_) => None,
         }
     }
 
@@ -168,6 +193,29 @@ impl PythonOf {
         }
     }
 
+    /// Compares the first stacks with what the interpreter's memory says by other ways, once; whether `frames`, the
+    /// Python part of `sample`, can be shown. Interpreters that are not as they were taken to be are given up.
+    /// `mappings` are the process's as they were when the sample was taken.
+    pub fn check(
+        &mut self,
+        sample: &SampleRecord<'_>,
+        frames: &[PythonFrame],
+        codes: &Codes,
+        mappings: &[MappedModule],
+    ) -> bool {
+        let Self::Walked(attached) = self else { return false };
+        match attached.check.judge(sample, frames, &attached.python, codes) {
+            Trust::Trusted => true,
+            // What was read may have been another program's, which the process runs by now.
+            Trust::Lost(how) if is_mapped(sample.pid, attached.id, mappings) => {
+                let Version { major, minor, .. } = attached.python.version;
+                *self = Self::Refused(Some(format!("are not those of CPython {major}.{minor}, which {how}")));
+                false
+            }
+            Trust::Doubted | Trust::Lost(_) => false,
+        }
+    }
+
     /// Takes note of whether a sample's two parts fit. The number of the loop's calls is told by the
     /// program's unwind information, that of the segments by the interpreter's memory: two independent
     /// readings of one stack. Interpreters whose frames are mostly contradicted are given up.
@@ -181,10 +229,22 @@ impl PythonOf {
         }
         let is_wrong = attached.disagreed >= JURY && attached.disagreed > attached.agreed;
         if is_wrong {
-            *self = Self::Refused;
+            *self = Self::Refused(Some("contradict its native stack".to_owned()));
         }
         !is_wrong
     }
+}
+
+/// Whether process `pid` still has the module where it was known to be. Its path is told in more than one form.
+fn is_mapped(pid: u32, module: ModuleId, known: &[MappedModule]) -> bool {
+    let place = |mapping: &Mapping| match &mapping.kind {
+        MappingKind::File { id, .. } => Some((mapping.start, *id)),
+        _ => None,
+    };
+    let now = procfs::read_mappings(pid).unwrap_or_default();
+    let mut wanted =
+        known.iter().filter(|mapped| mapped.module == Some(module)).map(|mapped| &mapped.mapping);
+    wanted.any(|wanted| place(wanted).is_some() && now.iter().any(|mapping| place(mapping) == place(wanted)))
 }
 
 /// The bytes of the file from stated address `svma` to the end of its segment; empty where there are none.
@@ -196,4 +256,27 @@ fn bytes_at(elf: &[u8], svma: u64) -> &[u8] {
             segment.data().ok()?.get(offset..)
         })
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Our own program is where it is; not elsewhere, and not in a process that is gone.
+    #[test]
+    fn programs_are_looked_for_where_they_were() {
+        let own = std::process::id();
+        let mut modules = Modules::default();
+        let read = procfs::read_mappings(own).expect("we run");
+        let known: Vec<MappedModule> = read
+            .into_iter()
+            .map(|mapping| MappedModule { module: modules.of_mapping(&mapping), mapping })
+            .collect();
+        let program = known.iter().find_map(|mapped| mapped.module).expect("we have a file");
+        assert!(is_mapped(own, program, &known));
+        let mut moved = known.clone();
+        moved.iter_mut().for_each(|mapped| mapped.mapping.start.0 += 4096);
+        assert!(!is_mapped(own, program, &moved));
+        assert!(!is_mapped(u32::MAX >> 1, program, &known));
+    }
 }

@@ -8,16 +8,17 @@ use super::capture::Capture;
 use super::coverage::{Coverage, tell_walker};
 use super::governor::{Governor, Spent};
 use super::module::ModuleId;
-use super::naming::{Named, name};
+use super::naming::{Named, Places, name};
 use super::process::Process;
 use super::replay::Replay;
 use super::self_stats::{own_cpu_ns, peak_rss_bytes};
 use crate::Result;
-use crate::model::{Cost, FileId, Outcome, Profile, RateChange, Recording};
-use crate::sampler::{Sampler, SamplerSettings, TableBuilder, TableCache};
+use crate::model::{Cost, FileId, Mode, Outcome, Profile, RateChange, Recording};
+use crate::sampler::{AsleepReader, Sampler, SamplerSettings, TableBuilder, TableCache};
 use crate::symbolize::Config;
-use crate::sys::abi::Counters;
+use crate::sys::abi::{Counters, TableProcess};
 use crate::sys::clock::monotonic_ns;
+use crate::sys::wait_record::{Scheduled, ThreadAccount};
 use crate::target::select::Selector;
 
 /// How to record.
@@ -35,6 +36,8 @@ pub struct Options {
     pub gil_only: bool,
     /// Lower the rate when the own cost exceeds this share of a core, in percent.
     pub max_overhead_percent: Option<f64>,
+    /// Requests are followed instead of anything being summed; what threads did of late takes so many bytes.
+    pub ring_bytes: Option<usize>,
 }
 
 /// Where a recording is.
@@ -65,8 +68,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// A recording in progress.
 pub struct Recorder {
     options: Options,
-    sampler: Sampler,
-    replay: Replay,
+    pub(super) sampler: Sampler,
+    pub(super) replay: Replay,
     began: Baseline,
     rate_changes: Vec<RateChange>,
     elapsed_ns: u64,
@@ -97,7 +100,12 @@ impl Recorder {
         let coverage = Coverage::new(builder);
         let follow_children = options.sampler.follow_children;
         let watching = selector.clone().filter(|_| options.sampler.watch_all);
-        let replay = Replay::new(coverage, watching, follow_children, options.per_thread);
+        let mut replay = Replay::new(coverage, watching, follow_children, options.per_thread);
+        replay.sees_waits = options.sampler.off_cpu.is_some();
+        replay.waits.shows_wakers = options.sampler.off_cpu.is_some_and(|off_cpu| off_cpu.wakers);
+        if let Some(bytes) = options.ring_bytes {
+            replay.follow_requests(bytes);
+        }
         let began = Baseline::default();
         let mut recorder =
             Self { options, sampler, replay, began, rate_changes: Vec::new(), elapsed_ns: 0, events_lost: 0 };
@@ -144,7 +152,11 @@ impl Recorder {
                 Ok(()) | Err(_) => self.sampler.backend_mut().remove_process(*pid),
             }
         }
-        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
+        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)?;
+        if self.sees_waits() && self.began.time_ns != 0 {
+            let _begun_for_them = self.sampler.backend_mut().account()?;
+        }
+        Ok(())
     }
 
     /// Waits until the rows of what targets most likely execute are there, within limits.
@@ -199,20 +211,77 @@ impl Recorder {
                 self.bury_unheard(counters.events_lost);
             }
             let left_ns = end_ns.map_or(u64::MAX, |end_ns| end_ns.saturating_sub(now_ns));
-            let deserted = self.replay.processes.is_empty() && !self.replay.watches();
-            if left_ns == 0 || deserted || stop.load(Ordering::Relaxed) {
+            if left_ns == 0 || self.is_deserted() || stop.load(Ordering::Relaxed) {
                 break;
             }
             let busy = self.replay.coverage.is_busy() || now_ns < self.replay.burst_until_ns;
             let tick = if busy { BUSY_TICK } else { TICK };
             self.drain(tick.min(Duration::from_nanos(left_ns)))?;
         }
+        let accounts = self.close_accounts()?;
         self.sampler.backend_mut().disable()?;
         self.drain(Duration::ZERO)?;
         self.elapsed_ns = monotonic_ns().saturating_sub(self.began.time_ns);
+        self.tell_open_waits(&accounts);
         self.replay.refresh_jit();
         self.replay.name_threads();
         Ok(())
+    }
+
+    /// Whether all targets are gone, and none can come.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.replay.processes.is_empty() && !self.replay.watches()
+    }
+
+    /// What was lost in the last second is acted upon.
+    pub(super) fn check_losses(&mut self) -> Result<Counters> {
+        let counters = self.sampler.backend().counters()?;
+        self.bury_unheard(counters.events_lost);
+        Ok(counters)
+    }
+
+    fn sees_waits(&self) -> bool {
+        self.options.sampler.off_cpu.is_some()
+    }
+
+    /// What all threads have done so far; what happens from here on does not count any more.
+    fn close_accounts(&mut self) -> Result<Vec<ThreadAccount>> {
+        if !self.sees_waits() {
+            return Ok(Vec::new());
+        }
+        let accounts = self.sampler.backend_mut().account()?;
+        self.replay.waits.end_at(&accounts);
+        Ok(accounts)
+    }
+
+    /// Adds threads that still live, and the waits that they are in, whose stacks are read from outside.
+    fn tell_open_waits(&mut self, accounts: &[ThreadAccount]) {
+        /// Reading takes some 0.1 ms for each thread; those that are not reached in this time have no stack.
+        const READING_LIMIT_NS: u64 = 2_000_000_000;
+        let deadline_ns = monotonic_ns() + READING_LIMIT_NS;
+        let mut reader = AsleepReader::default();
+        self.replay.waits.reopen();
+        for account in accounts {
+            let record = &account.record;
+            self.replay.waits.add_thread(record);
+            if record.open_sequence.is_some() {
+                self.replay.waits.add_open(record, &mut self.replay.capture);
+            } else if record.scheduled == Some(Scheduled::Blocked) && monotonic_ns() < deadline_ns {
+                let process = self.replay.processes.get(&record.pid);
+                let python = process.and_then(|process| process.python.shared());
+                let slice = process.and_then(|process| process.slice);
+                let walked = TableProcess {
+                    python: python.as_ref().map_or(0, |python| python.index),
+                    ..self.sampler.tables.process(record.pid, slice)
+                };
+                let replay = &mut self.replay;
+                let tables = &mut self.sampler.tables;
+                let _not_told_is_bare =
+                    reader.tell(account, &walked, python.as_deref(), tables, &mut |tables, event| {
+                        replay.apply(tables, event);
+                    });
+            }
+        }
     }
 
     /// Catches every thread once instead of recording for a time. Rows that are not there yet are waited for.
@@ -269,7 +338,7 @@ impl Recorder {
     }
 
     /// One round: events, newly built rows, newcomers, and what the walker must know of all that.
-    fn drain(&mut self, timeout: Duration) -> Result<()> {
+    pub(super) fn drain(&mut self, timeout: Duration) -> Result<()> {
         let replay = &mut self.replay;
         self.sampler.poll(timeout, |tables, event| replay.apply(tables, event));
         let now_ns = monotonic_ns();
@@ -284,21 +353,30 @@ impl Recorder {
     }
 
     /// Ends the recording: names all addresses. `step` is told what is being read.
-    pub fn finish(self, target: String, config: Config, step: &mut dyn FnMut(&str)) -> Result<Profile> {
+    pub fn finish(mut self, target: String, config: Config, step: &mut dyn FnMut(&str)) -> Result<Profile> {
         let backend = self.sampler.backend();
         let counters = backend.counters()?;
         let cost = Cost {
             own_cpu_ns: own_cpu_ns().saturating_sub(self.began.own_cpu_ns),
-            bpf_run_ns: backend.stops().is_none().then_some(counters.run_ns),
-            bpf_runs: backend.stops().is_none().then_some(counters.samples),
+            bpf_run_ns: backend.stops().is_none().then_some(counters.run_ns + counters.off_cpu_ns),
+            bpf_runs: backend.stops().is_none().then_some(counters.samples + counters.waits),
             peak_rss_bytes: peak_rss_bytes(),
             bpf_memory_bytes: backend.memory_bytes(),
             stops: backend.stops(),
         };
+        let mut threads = Vec::new();
+        if self.sees_waits() {
+            threads = self.replay.finish_waits(self.options.sampler.on_cpu);
+        }
         let mut recording = Recording {
             target,
             backend: backend.name().to_owned(),
             event: backend.event().to_owned(),
+            mode: match (self.sees_waits(), self.options.sampler.on_cpu) {
+                (false, _) => Mode::Cpu,
+                (true, false) => Mode::OffCpu,
+                (true, true) => Mode::Wall,
+            },
             frequency_hz: self.options.sampler.frequency_hz,
             period_ns: 1_000_000_000 / u64::from(self.options.sampler.frequency_hz.max(1)),
             started_unix_ns: self.began.unix_ns,
@@ -315,16 +393,11 @@ impl Recorder {
         }
         // The clocks and the tables are not needed any more; naming wants the memory.
         drop(self.sampler);
-        let Named { frames, stacks, samples, warnings } = name(
-            &self.replay.capture,
-            &self.replay.modules,
-            &self.replay.jit,
-            &self.replay.codes,
-            config,
-            step,
-        );
+        let Replay { capture, modules, jit, codes, waits, .. } = &self.replay;
+        let places = Places { modules, jit, codes, waits: &waits.names };
+        let Named { frames, stacks, samples, warnings } = name(capture, places, config, step);
         recording.warnings.extend(warnings);
-        let mut profile = Profile { recording, frames, stacks, samples };
+        let mut profile = Profile { recording, frames, stacks, samples, threads };
         if self.options.gil_only {
             profile.keep_gil_holders();
         }

@@ -3,28 +3,30 @@
 
 use std::collections::BTreeSet;
 
-use super::capture::{Capture, PythonGap, RawFrame};
+use super::capture::{Capture, CaughtStack, RawFrame, Tally};
 use super::codes::Codes;
 use super::coverage::Coverage;
 use super::module::{Modules, Rows};
 use super::naming::JitMaps;
-use super::process::{Place, Process, Processes};
+use super::process::Place;
+use super::process::{Process, Processes};
+use super::requests::Requests;
+use super::stack::{Stack, greenlet_frames, kernel_frames, place, python_frame, raw_frame, with_python};
 use super::thread_names::ThreadNames;
-use crate::model::profile::ThreadRoot;
-use crate::model::{Avma, LookupAddress, Outcome, Root};
+use super::waits::{Waits, thread_root};
+use crate::model::{Avma, LookupAddress, Outcome, Root, ThreadState, ThreadTimes};
 use crate::sampler::{Event, Tables};
-use crate::symbolize::PerfMapReader;
-use crate::sys::abi::{Counters, FRAME_INTERRUPTED, ProcessChange, PythonFrame, SampleRecord, comm_text};
+use crate::sys::abi::{Counters, FRAME_INTERRUPTED, ProcessChange, SampleRecord, comm_text};
 use crate::sys::clock::monotonic_ns;
+use crate::sys::wait_record::{WaitPart, WaitRecord};
 use crate::target::select::Selector;
-use crate::unwind::python::merge::{Link, Merged, Piece, Wholeness, merge, own_frames};
 
 /// How long after an exec the new program's libraries are looked for at once.
 const EXEC_BURST_NS: u64 = 40_000_000;
+/// Nodes of a capture whose stacks requests are cut out of, 60 bytes each, and as many of the one before it.
+const MAX_FOLLOWED_NODES: usize = 150_000;
 /// Perf maps grow while we record; they are read further this often while they are of use.
 const JIT_REFRESH_NS: u64 = 2_000_000_000;
-/// Processes whose perf maps are read. Generated code of further ones is one frame without a name.
-const MAX_JIT_MAPS: usize = 256;
 
 /// All that events change.
 pub(super) struct Replay {
@@ -34,12 +36,17 @@ pub(super) struct Replay {
     pub(super) capture: Capture,
     pub(super) codes: Codes,
     pub(super) jit: JitMaps,
-    thread_names: ThreadNames,
+    pub(super) waits: Waits,
+    pub(super) thread_names: ThreadNames,
+    /// Requests are followed, and nothing is summed.
+    pub(super) requests: Option<Requests>,
     jit_refreshed_ns: u64,
     /// Decides about processes that start later.
     selector: Option<Selector>,
     follow_children: bool,
     per_thread: bool,
+    /// Waits are told too, so threads are kept apart until the end.
+    pub(super) sees_waits: bool,
     /// Found by name or cgroup while recording; to be added as targets.
     pub(super) newcomers: Vec<u32>,
     /// Until then programs have just started and new mappings are looked for at once.
@@ -66,11 +73,14 @@ impl Replay {
             capture: Capture::default(),
             codes: Codes::default(),
             jit: JitMaps::new(),
+            waits: Waits::default(),
             thread_names: ThreadNames::default(),
+            requests: None,
             jit_refreshed_ns: 0,
             selector,
             follow_children,
             per_thread,
+            sees_waits: false,
             newcomers: Vec::new(),
             burst_until_ns: 0,
             samples: 0,
@@ -105,7 +115,17 @@ impl Replay {
             Event::MappingsLost => {
                 self.scan_all();
             }
+            Event::Wait(record) => self.apply_wait(tables, &record),
+            Event::Thread(record) => self.waits.add_thread(&record),
+            Event::Lane(record) => {
+                if let Some(requests) = &mut self.requests {
+                    requests.apply(&record);
+                }
+            }
             Event::Kept(_) => {}
+        }
+        if let Some(requests) = &mut self.requests {
+            requests.take(&mut self.capture);
         }
     }
 
@@ -152,8 +172,32 @@ impl Replay {
         }
     }
 
+    /// Follows requests from here on; what threads did of late takes at most `ring_bytes`.
+    pub(super) fn follow_requests(&mut self, ring_bytes: usize) {
+        self.requests = Some(Requests::new(ring_bytes));
+        self.capture = Capture::journaling();
+    }
+
+    /// Begins a new capture when the stacks of the present one take too much room. What waits now has no stack then.
+    /// Whether it did.
+    pub(super) fn retire_stacks(&mut self) -> bool {
+        let Some(requests) = &mut self.requests else { return false };
+        self.waits.forget_sums();
+        let is_full = self.capture.node_count() > MAX_FOLLOWED_NODES;
+        if is_full {
+            requests.retire(std::mem::replace(&mut self.capture, Capture::journaling()));
+            // What waits refer to are stacks of the old capture.
+            self.waits = Waits::default();
+            self.thread_names = ThreadNames::default();
+        }
+        is_full
+    }
+
     /// Forgets a process that is gone.
     pub(super) fn bury(&mut self, tables: &mut Tables, pid: u32) {
+        if let Some(requests) = &mut self.requests {
+            requests.bury(pid);
+        }
         if let Some((slice, _)) = self.processes.remove(&pid).and_then(|process| process.slice) {
             tables.release_slice(slice);
         }
@@ -168,6 +212,52 @@ impl Replay {
 
     fn add_sample(&mut self, tables: &mut Tables, sample: &SampleRecord<'_>, weight_ns: u64) {
         self.samples += 1;
+        if self.waits.is_over(sample.pid, sample.tid, sample.time_ns) {
+            return;
+        }
+        let root = self.root_of(sample);
+        let stack = self.stack_of(tables, sample);
+        let caught = CaughtStack::empty(stack.outcome, sample.holds_gil);
+        let caught = self.capture.extend(caught, stack.root_first());
+        self.capture.add(
+            &root,
+            caught,
+            ThreadState::Running,
+            Tally { count: 1, weight_ns, at_ns: sample.time_ns },
+        );
+    }
+
+    fn apply_wait(&mut self, tables: &mut Tables, record: &WaitRecord<'_>) {
+        if self.waits.is_over(record.pid, record.tid, record.time_ns) {
+            return;
+        }
+        if let Some(requests) = &mut self.requests {
+            requests.note_wait(record);
+        }
+        let python = self.processes.get(&record.pid).and_then(|process| process.python.walked());
+        let holder = record.holder.and_then(|holder| holder.frame).zip(python);
+        let holder = holder.and_then(|(frame, python)| python_frame(&frame, python.instance, &self.codes));
+        match &record.part {
+            WaitPart::More => self.waits.add_more(record, holder, &mut self.capture),
+            WaitPart::Woken(sample) => {
+                // Who is no target has no mappings here; where it stood in the kernel is known all the same.
+                let stack = match self.processes.contains_key(&sample.pid) {
+                    true => self.stack_of(tables, sample),
+                    false => Stack::of_kernel(sample),
+                };
+                self.waits.note_waker(record, stack);
+            }
+            WaitPart::Whole(sample) | WaitPart::Opened(sample) => {
+                self.samples += 1;
+                let root = self.thread_root_of(sample);
+                let stack = self.stack_of(tables, sample);
+                self.waits.add(record, (root, stack), holder, &mut self.capture);
+            }
+        }
+    }
+
+    /// The frames of a sample: each pc a place in a file, and Python's where they belong.
+    fn stack_of(&mut self, tables: &mut Tables, sample: &SampleRecord<'_>) -> Stack {
         let pid = sample.pid;
         let mut outcome = Outcome::from_number(sample.outcome).unwrap_or(Outcome::UnsupportedRule);
         let process = self.processes.entry(pid).or_default();
@@ -215,28 +305,28 @@ impl Replay {
         }
         let mut frames = with_python(frames, process, sample, outcome, &self.codes);
         frames.extend(greenlet.map(|_| RawFrame::Greenlet));
-        if was_walked && process.python.walked().is_none() {
+        if let Some(doubt) = process.python.doubt().filter(|_| was_walked) {
             process.is_dirty = true;
             self.doubts.insert(format!(
-                "Python frames of {} (pid {pid}) contradict its native stack: it is seen as a C program",
+                "Python frames of {} (pid {pid}) {doubt}: it is seen as a C program",
                 comm_text(&sample.process_comm)
             ));
         }
-        if self.per_thread && sample.thread_pointer != 0 {
+        if (self.per_thread || self.sees_waits) && sample.thread_pointer != 0 {
             self.thread_names.note(pid, sample.tid, sample.thread_pointer);
         }
-        let root = self.root_of(sample);
-        let root_first = frames.into_iter().rev().chain(kernel_frames(sample).into_iter().rev());
-        self.capture.add(&root, root_first, outcome, sample.holds_gil, weight_ns);
+        Stack { frames, kernel: kernel_frames(sample), outcome }
     }
 
     fn root_of(&self, sample: &SampleRecord<'_>) -> Root {
-        let thread = self.per_thread.then(|| ThreadRoot {
-            name: comm_text(&sample.thread_comm),
-            pid: sample.pid,
-            tid: sample.tid,
-        });
-        Root { process: comm_text(&sample.process_comm), thread }
+        match self.per_thread || self.sees_waits {
+            true => self.thread_root_of(sample),
+            false => Root { process: comm_text(&sample.process_comm), thread: None },
+        }
+    }
+
+    fn thread_root_of(&self, sample: &SampleRecord<'_>) -> Root {
+        thread_root(sample.pid, sample.tid, &sample.thread_comm, &sample.process_comm)
     }
 
     /// Asks Python programs for the names of threads that have none, when it is time.
@@ -247,9 +337,32 @@ impl Replay {
 
     /// Asks Python programs for the names of their threads for the last time, and calls the threads so.
     pub(super) fn name_threads(&mut self) {
-        let Self { thread_names, processes, capture, .. } = self;
+        let Self { thread_names, processes, .. } = self;
         thread_names.refresh_all(monotonic_ns(), |pid| processes.get(&pid)?.python.walked());
+        self.rename_threads();
+    }
+
+    fn rename_threads(&mut self) {
+        let Self { thread_names, capture, .. } = self;
         capture.rename_threads(|thread| thread_names.find(thread.pid, thread.tid).map(str::to_owned));
+    }
+
+    /// All waits are told: how each thread spent its time. Where threads are not told apart, those of a process
+    /// become one.
+    pub(super) fn finish_waits(&mut self, is_sampled: bool) -> Vec<ThreadTimes> {
+        let mut threads = self.waits.finish(is_sampled, &self.thread_names, &mut self.capture);
+        self.waits.names.rename(&self.thread_names);
+        for times in &mut threads {
+            if let Some(name) = self.thread_names.find(times.pid, times.tid) {
+                times.name = name.to_owned();
+            }
+        }
+        if self.per_thread {
+            self.rename_threads();
+        } else {
+            self.capture.merge_threads();
+        }
+        threads
     }
 
     /// Reads perf maps further, when it is time.
@@ -279,143 +392,12 @@ impl Replay {
             (used.slices_refused, "times the mappings of a process found no room: frame pointers only"),
             (used.pages_refused, "times unwind rows found no room at first; stacks there were cut meanwhile"),
             (undecodable, "records could not be decoded"),
+            (counters.threads_lost, "threads are not accounted for, or their end was lost"),
+            (self.waits.refused, "threads found no room in the account of waits"),
             (self.codes.refused, "Python functions found no room for their names"),
         ];
         let told = counted.iter().filter(|(count, _)| *count > 0);
         warnings.extend(told.map(|(count, what)| format!("{count} {what}")));
         warnings
-    }
-}
-
-/// The kernel's part of a stack, leaf first.
-fn kernel_frames(sample: &SampleRecord<'_>) -> Vec<RawFrame> {
-    let frames = sample.kernel_frames().enumerate().map(|(index, pc)| {
-        let pc = Avma(pc);
-        let lookup = if index == 0 { LookupAddress::Interrupted(pc) } else { LookupAddress::Return(pc) };
-        RawFrame::Kernel(lookup.avma())
-    });
-    frames.collect()
-}
-
-fn links(python: &[PythonFrame]) -> Vec<Link> {
-    python.iter().map(|frame| Link { is_entry: frame.is_entry, is_empty: frame.is_empty }).collect()
-}
-
-fn python_outcome(sample: &SampleRecord<'_>) -> Outcome {
-    Outcome::from_number(sample.python_outcome).unwrap_or(Outcome::UnsupportedRule)
-}
-
-/// How many of `frames`, leaf first, are of the greenlet that runs; `None` if none does.
-fn greenlet_frames(
-    frames: &[RawFrame],
-    process: &Process,
-    sample: &SampleRecord<'_>,
-    modules: &Modules,
-) -> Option<usize> {
-    let is_greenlet = |frame: &RawFrame| match frame {
-        RawFrame::Module(id, _) => modules.get(*id).is_greenlet,
-        _ => false,
-    };
-    let is_followed = sample.python_instance != 0 && python_outcome(sample).is_complete();
-    if !is_followed || !frames.iter().any(is_greenlet) {
-        return None;
-    }
-    let is_loop: Vec<bool> = frames.iter().map(|frame| process.python.is_loop(frame)).collect();
-    let python: Vec<PythonFrame> = sample.python_frames().collect();
-    own_frames(&is_loop, |index| is_greenlet(&frames[index]), &links(&python))
-}
-
-/// `frames` with those of the interpreter in their places, leaf first.
-fn with_python(
-    frames: Vec<RawFrame>,
-    process: &mut Process,
-    sample: &SampleRecord<'_>,
-    outcome: Outcome,
-    codes: &Codes,
-) -> Vec<RawFrame> {
-    let instance = sample.python_instance;
-    if instance == 0 || process.python.walked().is_none_or(|python| python.instance != instance) {
-        return frames;
-    }
-    if process.python.is_unready(frames.first()) {
-        let gap = RawFrame::PythonGap(PythonGap::Cut(Outcome::PythonEntering));
-        return frames.into_iter().chain([gap]).collect();
-    }
-    let python: Vec<PythonFrame> = sample.python_frames().collect();
-    let is_loop: Vec<bool> = frames.iter().map(|frame| process.python.is_loop(frame)).collect();
-    let python_outcome = python_outcome(sample);
-    let whole = Wholeness { native: outcome.is_complete(), python: python_outcome.is_complete() };
-    let merged = merge(&is_loop, &links(&python), whole);
-    process.python.judge(merged.is_ok() && python.iter().all(|frame| !frame.is_unread));
-    let Ok(Merged { pieces, lacks_callers }) = merged else {
-        return frames.into_iter().chain([RawFrame::PythonGap(PythonGap::Disagreement)]).collect();
-    };
-    let task = sample.task.map(RawFrame::Task);
-    let last = pieces.iter().rposition(|piece| matches!(piece, Piece::Python(_)));
-    let cut = match whole.python {
-        false => Some(RawFrame::PythonGap(PythonGap::Cut(python_outcome))),
-        true => lacks_callers.then_some(RawFrame::PythonGap(PythonGap::Callers)),
-    };
-    let mut all = Vec::with_capacity(pieces.len() + 1);
-    if last.is_none() {
-        all.extend(cut);
-    }
-    for (index, piece) in pieces.iter().enumerate() {
-        all.extend(match *piece {
-            Piece::Native(native) => frames.get(native).copied(),
-            Piece::Python(number) => {
-                python.get(number).and_then(|frame| python_frame(frame, instance, codes))
-            }
-        });
-        if last == Some(index) {
-            all.extend(cut);
-            all.extend(task);
-        }
-    }
-    all
-}
-
-/// `None` for frames that are nobody's.
-fn python_frame(frame: &PythonFrame, instance: u32, codes: &Codes) -> Option<RawFrame> {
-    if frame.is_unread {
-        return Some(RawFrame::PythonGap(PythonGap::Unread));
-    }
-    match codes.find(instance, frame.code, frame.cookie) {
-        Some(id) if codes.is_glue(id) => None,
-        Some(id) => Some(RawFrame::Python(id, frame.offset)),
-        None => Some(RawFrame::PythonGap(PythonGap::Untold)),
-    }
-}
-
-/// Where `address` lay when the sample was taken; unknown addresses are a reason to read the
-/// mappings anew, at growing intervals.
-fn place(process: &mut Process, sample: &SampleRecord<'_>, address: Avma, modules: &mut Modules) -> Place {
-    let known = process.place(sample.pid, address, modules);
-    if known != Place::Unknown || !process.may_scan(sample.time_ns) {
-        return known;
-    }
-    let _gone = process.scan(sample.pid, modules, monotonic_ns());
-    let found = process.place(sample.pid, address, modules);
-    process.futile_scans = if found == Place::Unknown { process.futile_scans + 1 } else { 0 };
-    found
-}
-
-fn raw_frame(place: Place, pid: u32, address: Avma, jit: &mut JitMaps) -> RawFrame {
-    match place {
-        Place::Module(id, svma) => RawFrame::Module(id, svma),
-        Place::Offset(id, offset) => RawFrame::Offset(id, offset),
-        Place::Unknown => RawFrame::Unknown,
-        Place::Anonymous => {
-            if !jit.contains_key(&pid) {
-                if jit.len() >= MAX_JIT_MAPS {
-                    return RawFrame::Jit(0, Avma(0));
-                }
-                // At once: the process may be gone before the next refresh.
-                let mut reader = PerfMapReader::new(pid);
-                let _unreadable_is_unnamed = reader.refresh();
-                jit.insert(pid, reader);
-            }
-            RawFrame::Jit(pid, address)
-        }
     }
 }

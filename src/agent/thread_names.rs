@@ -93,6 +93,12 @@ impl ThreadNames {
         }
     }
 
+    /// The thread of this thread pointer; of several that had it one after the other, any.
+    pub fn thread_of(&self, pid: u32, pointer: u64) -> Option<u32> {
+        let threads = self.processes.get(&pid)?.by_tid.iter();
+        threads.filter(|(_, thread)| thread.pointer == pointer).map(|(tid, _)| *tid).max()
+    }
+
     /// The name of a thread, not empty, without control characters.
     pub fn find(&self, pid: u32, tid: u32) -> Option<&str> {
         self.processes.get(&pid)?.by_tid.get(&tid)?.name.as_deref()

@@ -34,6 +34,8 @@ pub struct FoldOptions {
     pub unit: WeightUnit,
     /// Which frames of a stack are shown.
     pub view: View,
+    /// Whether waits of threads that had nothing to do are left out.
+    pub hide_idle: bool,
     /// Python files whose functions are not shown in any view; usually at most
     /// [`MAX_HIDDEN`](super::hidden::MAX_HIDDEN).
     pub hidden: Vec<HiddenFiles>,
@@ -46,6 +48,7 @@ impl Default for FoldOptions {
             kernel: true,
             unit: WeightUnit::Samples,
             view: View::default(),
+            hide_idle: false,
             hidden: Vec::new(),
         }
     }
@@ -94,10 +97,12 @@ pub struct Fold {
 
 impl Fold {
     /// Folds `profile`. With `modules`, functions of one name in two modules, or
-    /// in two files of Python, are two frames. Samples of no weight leave no trace.
+    /// in two files of Python, are two frames. Samples of no weight, and idle ones
+    /// that are hidden, leave no trace.
     pub fn new(profile: &Profile, options: &FoldOptions, modules: bool) -> Self {
         let mut folder = Folder::new(profile, options, modules);
-        let stacks = profile.samples.iter().filter(|sample| sample.weight_ns > 0);
+        let is_shown = |sample: &&Sample| sample.weight_ns > 0 && !(options.hide_idle && sample.is_idle);
+        let stacks = profile.samples.iter().filter(is_shown);
         let stacks = stacks.map(|sample| (folder.path(sample), sample.weight_ns)).collect();
         sort_and_merge(folder.frames, stacks)
     }
@@ -164,10 +169,10 @@ impl<'a> Folder<'a> {
             path.push(self.marker(format!("[truncated: {}]", sample.outcome.text())));
         }
         let view = self.options.view;
-        let mut sight = Sight::new(view, self.profile.frames_of(sample.stack), reaches_start);
-        if sight.is_empty() {
+        let mut sight = Sight::new(view, self.profile.frames_of(sample.stack).rev(), reaches_start);
+        let has_calls = || self.profile.frames_of(sample.stack).any(|frame| !frame.kind.is_wait());
+        if sight.is_empty() && has_calls() {
             path.push(intern(&mut self.frames, named(FoldKind::NotShown, NO_PYTHON)));
-            return path.into();
         }
         let stack = self.profile.stacks.get(sample.stack.0 as usize);
         for index in stack.into_iter().flatten().rev() {

@@ -37,7 +37,7 @@ pub enum View {
 impl View {
     /// What is shown of `stack`, leaf first in and out; `reaches_start` says whether its root side is there.
     pub fn shown<'a>(self, stack: &[&'a Frame], reaches_start: bool) -> Vec<&'a Frame> {
-        let mut sight = Sight::new(self, stack.iter().copied(), reaches_start);
+        let mut sight = Sight::new(self, stack.iter().rev().copied(), reaches_start);
         let mut shown: Vec<&Frame> = stack.iter().rev().copied().filter(|frame| sight.shows(frame)).collect();
         shown.reverse();
         shown
@@ -52,6 +52,8 @@ pub const NO_PYTHON: &str = "[native]";
 pub(super) struct Sight<'a> {
     view: View,
     has_python: bool,
+    /// The same of the stack of who ended the wait, which follows that of who waited.
+    waker_has_python: bool,
     /// Every frame so far was of the thread's start.
     in_start: bool,
     /// The module of the interpreter's function whose inlined calls may follow.
@@ -59,19 +61,30 @@ pub(super) struct Sight<'a> {
 }
 
 impl<'a> Sight<'a> {
-    /// `stack` is the whole stack in any order; `reaches_start` says whether its root side is there.
-    pub(super) fn new(view: View, mut stack: impl Iterator<Item = &'a Frame>, reaches_start: bool) -> Self {
-        let has_python = stack.any(|frame| frame.kind == FrameKind::Python);
-        Self { view, has_python, in_start: reaches_start, interpreter: None }
+    /// `stack` is the whole stack, root first; `reaches_start` says whether its root side is there.
+    pub(super) fn new(view: View, stack: impl Iterator<Item = &'a Frame>, reaches_start: bool) -> Self {
+        let (mut of_waker, mut python) = (0, [false; 2]);
+        for frame in stack {
+            of_waker |= usize::from(frame.kind == FrameKind::Waker);
+            python[of_waker] |= frame.kind == FrameKind::Python;
+        }
+        let [has_python, waker_has_python] = python;
+        Self { view, has_python, waker_has_python, in_start: reaches_start, interpreter: None }
     }
 
-    /// Whether all of the stack is left out, so that something must say so.
+    /// Whether all calls are left out, so that something must say so.
     pub(super) fn is_empty(&self) -> bool {
         self.view == View::PythonOnly && !self.has_python
     }
 
     /// Whether `frame`, the next one towards the leaf, is shown.
     pub(super) fn shows(&mut self, frame: &'a Frame) -> bool {
+        if frame.kind == FrameKind::Waker {
+            (self.has_python, self.in_start, self.interpreter) = (self.waker_has_python, true, None);
+        }
+        if frame.kind.is_wait() {
+            return true;
+        }
         match self.view {
             View::Merged => !self.has_python || self.shows_merged(frame),
             View::Native => true,

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use super::exit_code;
 use super::plan::{BackendChoice, EventChoice, ModeChoice};
+use super::store_args::{DiffArgs, ExportArgs, FlameArgs, ListArgs, ShowArgs};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -32,6 +33,10 @@ Examples:
   txprof record -p 4121 -d 30s              flamegraph of process 4121, 30 seconds
   txprof record -o out.svg -- ./server -v   start a program and record it until it exits
   txprof dump -p 4121                       what every thread of process 4121 is doing now
+  txprof agent --name gunicorn              keep a flamegraph of each slow request
+  txprof ps                                 the requests in flight
+  txprof list --min-duration 500ms          the requests that an agent has kept
+  txprof show angry_einstein                where the time of one went
   txprof doctor                             what this machine allows, and how to fix the rest";
 
 const RECORD_EXAMPLES: &str = "\
@@ -44,7 +49,11 @@ Examples:
   txprof record -o - -- ./build.sh > out.folded
                                                start a command, folded stacks to standard output
   txprof record -p 4121 --python-only --hide imports
-                                               Python functions only, without the import system";
+                                               Python functions only, without the import system
+  txprof record -p 4121 --mode wall --hide-idle -d 30s
+                                               where the time went, running or not
+  txprof record -p 4121 --mode off-cpu --wakers
+                                               what it waited for, and who ended that";
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -53,6 +62,23 @@ pub enum Command {
     Record(Box<RecordArgs>),
     /// Show what every thread of a process is doing now.
     Dump(DumpArgs),
+    /// Watch services for as long as it runs, and keep a flamegraph of each request that matters.
+    Agent(Box<AgentArgs>),
+    /// Show the requests in flight that an agent sees.
+    Ps(PsArgs),
+    /// Show and change which requests a running agent keeps.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// List the requests that were kept.
+    List(ListArgs),
+    /// Tell where the time of a request went.
+    Show(ShowArgs),
+    /// Draw the flamegraph of requests.
+    Flame(FlameArgs),
+    /// Draw what takes more or less time in one request than in another.
+    Diff(DiffArgs),
+    /// Write the profile of a request.
+    Export(ExportArgs),
     /// Tell what this machine allows, and the command that fixes the rest.
     Doctor(DoctorArgs),
 }
@@ -64,6 +90,119 @@ pub struct DoctorArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+const AGENT_EXAMPLES: &str = "\
+Examples:
+  txprof agent -p 4121                    process 4121 and its children: keep requests that take 500 ms,
+                                          and the slowest three of each method and minute
+  txprof agent --name gunicorn            all processes called gunicorn, also those that start later
+  txprof agent --config txprof.toml       targets, policies and the rest from a file; SIGHUP reads it again
+  txprof list; txprof flame angry_einstein -o x.svg
+                                          what it has kept, and the flamegraph of one";
+
+/// `txprof agent`, as typed.
+#[derive(Args, Debug)]
+#[command(before_help = AGENT_EXAMPLES, after_help = exit_code::HELP)]
+pub struct AgentArgs {
+    /// Processes to watch, and their children: repeat it or separate by commas
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',')]
+    #[arg(value_parser = value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub pids: Vec<u32>,
+
+    /// All processes of this name, also those that start later; may be repeated
+    #[arg(long = "name", value_name = "NAME")]
+    pub names: Vec<String>,
+
+    /// All processes of this cgroup and those below it; may be repeated
+    #[arg(long = "cgroup", value_name = "PATH")]
+    pub cgroups: Vec<PathBuf>,
+
+    /// Targets, policies, store and rates: what is typed here adds to its targets and replaces the rest
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Where requests are kept [default: /var/lib/txprof for root, ~/.local/state/txprof for others]
+    #[arg(long, value_name = "FOLDER")]
+    pub store: Option<PathBuf>,
+
+    /// Where questions are answered [default: /run/txprof/txprof.sock for root, $XDG_RUNTIME_DIR/txprof.sock for others]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Keep every request that takes as long: 200ms, 2s [default: as configured, else 500ms]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub slow: Option<Duration>,
+
+    /// No line of JSON on standard output for each request that is kept
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+const PS_EXAMPLES: &str = "\
+Examples:
+  txprof ps                the requests in flight, the longest first
+  txprof ps --json | jq .";
+
+/// `txprof ps`, as typed.
+#[derive(Args, Debug)]
+#[command(before_help = PS_EXAMPLES, after_help = exit_code::HELP)]
+pub struct PsArgs {
+    /// Where the agent listens [default: /run/txprof/txprof.sock for root, $XDG_RUNTIME_DIR/txprof.sock for others]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Print one JSON object a line instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `txprof policy`, as typed.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Show the policies in force, and how often each had its say.
+    List(PsArgs),
+    /// Add the policies of a file to those in force.
+    Add(PolicyFileArgs),
+    /// Take a policy away.
+    Remove(PolicyNameArgs),
+    /// Check a file's policies without an agent.
+    Test(PolicyTestArgs),
+}
+
+/// `txprof policy add`, as typed.
+#[derive(Args, Debug)]
+#[command(after_help = exit_code::HELP)]
+pub struct PolicyFileArgs {
+    /// A TOML file with `[[policy]]` tables
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Where the agent listens
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// `txprof policy remove`, as typed.
+#[derive(Args, Debug)]
+#[command(after_help = exit_code::HELP)]
+pub struct PolicyNameArgs {
+    /// Name of the policy
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Where the agent listens
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// `txprof policy test`, as typed.
+#[derive(Args, Debug)]
+#[command(after_help = exit_code::HELP)]
+pub struct PolicyTestArgs {
+    /// A TOML file with `[[policy]]` tables
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 const DUMP_EXAMPLES: &str = "\
@@ -140,9 +279,18 @@ pub struct RecordArgs {
     #[arg(short, long, value_enum, default_value_t = EventChoice::Auto, help_heading = "Sampling")]
     pub event: EventChoice,
 
-    /// Which samples count
+    /// What is recorded: time on a CPU, time spent waiting, or both
     #[arg(long, value_enum, default_value_t = ModeChoice::Cpu, help_heading = "Sampling")]
     pub mode: ModeChoice,
+
+    /// Waits shorter than this have no stack and are summed as `[short waits]`: 20us, 1ms. Raised for moments where
+    /// there are so many waits that their stacks would cost too much. Of the modes wall and off-cpu [default: 50us]
+    #[arg(long, value_name = "TIME", value_parser = parse_wait, help_heading = "Sampling")]
+    pub min_wait: Option<Duration>,
+
+    /// Show under each wait who ended it, and what that thread did then. Of the modes wall and off-cpu
+    #[arg(long, help_heading = "Sampling")]
+    pub wakers: bool,
 
     /// What takes the samples
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto, help_heading = "Sampling")]
@@ -188,6 +336,11 @@ pub struct RecordArgs {
     #[arg(long, value_name = "WHAT", help_heading = "Output")]
     pub hide: Vec<String>,
 
+    /// Leave out waits of threads that have nothing to do: where each comes back to between two pieces of work. Of the
+    /// modes wall and off-cpu
+    #[arg(long, help_heading = "Output")]
+    pub hide_idle: bool,
+
     /// Add file and line to every function: equal functions at different lines become different
     /// frames [default: the file of Python functions only]
     #[arg(long, help_heading = "Output")]
@@ -219,6 +372,15 @@ const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Parses `500ms`, `30s`, `1m30s`, `1.5h`; a bare number means seconds.
 /// Between one millisecond and 30 days.
 fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = parse_seconds(text)?;
+    if !(0.001..=MAX_DURATION.as_secs_f64()).contains(&seconds) {
+        return Err("a recording takes between 1ms and 30 days".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Parses what [`parse_duration`] does, without its bounds; not negative.
+pub(super) fn parse_seconds(text: &str) -> Result<f64, String> {
     let usage = || format!("`{text}` is not a time; write 500ms, 30s, 1m30s or 2h");
     let mut rest = text;
     let mut seconds = 0.0;
@@ -238,11 +400,23 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         seconds += number.parse::<f64>().map_err(|_| usage())? * unit_seconds;
         rest = tail;
     }
-    if text.is_empty() {
-        return Err(usage());
-    }
-    if !(0.001..=MAX_DURATION.as_secs_f64()).contains(&seconds) {
-        return Err("a recording takes between 1ms and 30 days".to_owned());
+    if text.is_empty() { Err(usage()) } else { Ok(seconds) }
+}
+
+/// Parses `50us`, `1ms`, `2s`. At most 4 s.
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    let usage = || format!("`{text}` is not a time; write 50us, 1ms or 2s");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_seconds = match unit {
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        _ => return Err(usage()),
+    };
+    let seconds = number.parse::<f64>().map_err(|_| usage())? * unit_seconds;
+    if !(0.0..=4.0).contains(&seconds) {
+        return Err("a wait gets a stack from at most 4 s on".to_owned());
     }
     Ok(Duration::from_secs_f64(seconds))
 }
@@ -288,6 +462,18 @@ mod tests {
         }
     }
 
+    /// Waits are given with their unit, and are bounded.
+    #[test]
+    fn waits_are_read_with_their_units() {
+        let micros = |text: &str| parse_wait(text).map(|wait| wait.as_micros()).ok();
+        assert_eq!(micros("50us"), Some(50));
+        assert_eq!(micros("1.5ms"), Some(1500));
+        assert_eq!(micros("0us"), Some(0));
+        for wrong in ["", "50", "us", "-1us", "5s", "1h", "nanus"] {
+            assert_eq!(micros(wrong), None, "`{wrong}`");
+        }
+    }
+
     /// Percentages are above 0 and at most 100, with or without the sign.
     #[test]
     fn percentages_are_bounded() {
@@ -306,6 +492,7 @@ mod tests {
                 prop_assert!(duration <= MAX_DURATION);
             }
             let _ = parse_percent(&text);
+            let _ = parse_wait(&text);
         }
     }
 }

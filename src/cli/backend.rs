@@ -1,6 +1,6 @@
 //! Which backend records, and what is different about it.
 
-use super::{BackendChoice, EventChoice, RecordPlan, TargetPlan};
+use super::{BackendChoice, EventChoice, ModeChoice, RecordPlan, TargetPlan};
 use crate::sampler::clock::ClockChoice;
 use crate::sampler::ptrace::MAX_FREQUENCY_HZ;
 use crate::sampler::{Sampler, SamplerSettings, ptrace};
@@ -29,10 +29,16 @@ impl ChosenBackend {
                 Err(Error::new(ErrorKind::InvalidInput, "`--backend ptrace` counts run time, not cycles")
                     .with_hint("leave out `-e cycles`"))
             }
+            BackendChoice::Ptrace if plan.off_cpu.is_some() => {
+                Err(Error::new(ErrorKind::InvalidInput, "`--backend ptrace` does not see waits")
+                    .with_hint("`--mode cpu` samples what runs; waits need BPF, see `txprof doctor`"))
+            }
             BackendChoice::Ptrace => Ok(Self::Ptrace { refusal: None }),
             BackendChoice::Auto | BackendChoice::Ebpf => match preflight() {
                 Ok(()) => Ok(Self::Ebpf),
-                Err(refusal) if plan.backend == BackendChoice::Auto && !counts_cycles => {
+                Err(refusal)
+                    if plan.backend == BackendChoice::Auto && !counts_cycles && plan.off_cpu.is_none() =>
+                {
                     Ok(Self::Ptrace { refusal: Some(refusal) })
                 }
                 Err(refusal) => Err(refusal),
@@ -72,6 +78,9 @@ impl ChosenBackend {
             follow_children: plan.children,
             watch_all: matches!(plan.target, TargetPlan::Name(_) | TargetPlan::Cgroup(_)),
             kernel_frames: plan.kernel,
+            on_cpu: plan.mode != ModeChoice::OffCpu,
+            off_cpu: plan.off_cpu,
+            lane: None,
             keep_samples: false,
         }
     }

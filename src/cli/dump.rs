@@ -8,6 +8,7 @@ use crate::agent::{Options, Recorder, snapshot};
 use crate::sampler::clock::ClockChoice;
 use crate::sampler::{SamplerSettings, ptrace};
 use crate::symbolize::Config;
+use crate::target::procfs;
 use crate::target::select::{Selector, Wish};
 use crate::{Error, ErrorKind, Result, output};
 
@@ -22,6 +23,9 @@ pub fn run(plan: &DumpPlan) -> Result<ExitCode> {
         follow_children: false,
         watch_all: false,
         kernel_frames: false,
+        on_cpu: true,
+        off_cpu: None,
+        lane: None,
         keep_samples: false,
     };
     let options = Options {
@@ -31,6 +35,7 @@ pub fn run(plan: &DumpPlan) -> Result<ExitCode> {
         tasks: false,
         gil_only: false,
         max_overhead_percent: None,
+        ring_bytes: None,
     };
     let mut recorder = Recorder::attach(ptrace::open(&settings)?, options, &pids, None)?;
     recorder.prepare()?;
@@ -44,7 +49,7 @@ pub fn run(plan: &DumpPlan) -> Result<ExitCode> {
     let snapshot = snapshot::join(activities, &profile);
     let threads = snapshot.processes.iter().flat_map(|process| &process.threads);
     if threads.clone().all(|thread| thread.stack.is_none()) {
-        return Err(Error::new(ErrorKind::NotFound, "all threads ended before they were caught"));
+        return Err(explain_absence(&pids));
     }
     let mut writer = BufWriter::new(std::io::stdout().lock());
     let written = match plan.json {
@@ -58,4 +63,16 @@ pub fn run(plan: &DumpPlan) -> Result<ExitCode> {
         report::say(&format!("warning: {warning}\n"));
     }
     Ok(ExitCode::Success)
+}
+
+/// Why no thread was caught.
+fn explain_absence(pids: &[u32]) -> Error {
+    let lives = |pid: &u32| procfs::read_stat(*pid).is_ok_and(|stat| !stat.has_ended());
+    match pids.iter().any(lives) {
+        false => Error::new(ErrorKind::NotFound, "all threads ended before they were caught"),
+        true => Error::new(ErrorKind::System, "no thread stopped within 0.3 s").with_hint(
+            "they wait where nothing may disturb them, or the machine is very busy: run it again; \
+             `/proc/PID/task/TID/wchan` tells where they wait",
+        ),
+    }
 }

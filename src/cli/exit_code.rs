@@ -16,7 +16,7 @@ pub enum ExitCode {
     Usage = 2,
     /// A permission or a feature of the kernel is missing.
     NotAllowed = 3,
-    /// The target does not exist or is of a kind that cannot be profiled.
+    /// The target, request or agent does not exist, or the target is of a kind that cannot be profiled.
     NoTarget = 4,
     /// The recording ended without a single sample; what is known was still written.
     NoSamples = 5,
@@ -29,7 +29,7 @@ Exit codes:
   1  failure
   2  wrong usage
   3  not permitted, or the kernel lacks a feature: see `txprof doctor`
-  4  no such target, or one that cannot be profiled
+  4  no such target, request or agent; or a target that cannot be profiled
   5  recorded, but not a single sample was taken
 
 Unwind tables are kept in $TXPROF_CACHE_DIR; without it in /var/cache/txprof for root,

@@ -5,15 +5,28 @@
 //! `error:` line, with a `hint:` line below it if the user can act, and an
 //! [`ExitCode`] from one table.
 
+pub mod agent;
 pub mod args;
 pub mod backend;
+mod columns;
+mod diff;
 pub mod doctor;
 pub mod dump;
 pub mod exit_code;
+mod export;
+mod flame;
+mod kept;
+mod list;
 pub mod output_file;
 pub mod plan;
+pub mod policy;
+pub mod ps;
 pub mod record;
 pub mod report;
+mod show;
+pub mod store_args;
+pub mod store_plan;
+mod thread_table;
 
 use std::ffi::OsString;
 
@@ -23,6 +36,7 @@ pub use exit_code::ExitCode;
 pub use output_file::OutputFile;
 pub use plan::{BackendChoice, Destination, DumpPlan, EventChoice, ModeChoice, RecordPlan, TargetPlan};
 pub use report::Progress;
+pub use store_plan::{Against, Chosen, DiffPlan, ExportPlan, FlamePlan, ListPlan, ShowPlan};
 
 use crate::Result;
 use args::{Cli, Command};
@@ -45,6 +59,14 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Record(args) => record::run(RecordPlan::from_args(*args)?),
         Command::Dump(args) => dump::run(&DumpPlan::from_args(args)),
+        Command::Agent(args) => agent::run(*args),
+        Command::Ps(args) => ps::run(&args),
+        Command::Policy(command) => policy::run(command),
+        Command::List(args) => list::run(&ListPlan::from_args(args)?),
+        Command::Show(args) => show::run(&ShowPlan::from_args(args)?),
+        Command::Flame(args) => flame::run(&FlamePlan::from_args(args)?),
+        Command::Diff(args) => diff::run(&DiffPlan::from_args(args)?),
+        Command::Export(args) => export::run(ExportPlan::from_args(args)?),
         Command::Doctor(args) => doctor::run(args.json).map(|()| ExitCode::Success),
     }
 }

@@ -220,12 +220,15 @@ fn give_to_invoking_user(file: &File, folder: &Path) {
     }
 }
 
-/// `txprof-NAME-TIME`: the target's name with everything but letters, digits,
-/// `.`, `_` and `-` replaced, at most 40 characters, and the time in UTC.
+/// `txprof-NAME-TIME`: the target's [plain name](plain_name) and the time in UTC.
 fn file_stem(name: &str, unix_seconds: u64) -> String {
+    format!("txprof-{}-{}", plain_name(name), date::compact_utc(unix_seconds))
+}
+
+/// `name` with everything but letters, digits, `.`, `_` and `-` replaced, at most 40 characters.
+pub(super) fn plain_name(name: &str) -> String {
     let harmless = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    let name: String = name.chars().map(harmless).take(40).collect();
-    format!("txprof-{name}-{}", date::compact_utc(unix_seconds))
+    name.chars().map(harmless).take(40).collect()
 }
 
 /// The first of `STEM.EXT`, `STEM-2.EXT`, … that does not exist.

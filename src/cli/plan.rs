@@ -10,6 +10,7 @@ use crate::aggregate::hidden::MAX_HIDDEN;
 use crate::aggregate::{FoldOptions, HiddenFiles, View};
 use crate::model::WeightUnit;
 use crate::output::Format;
+use crate::sys::wait_record::OffCpuSettings;
 use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// A recording, as meant.
@@ -25,8 +26,10 @@ pub struct RecordPlan {
     pub frequency_hz: u32,
     /// What makes a sample.
     pub event: EventChoice,
-    /// Which samples count.
+    /// What is recorded.
     pub mode: ModeChoice,
+    /// How waits are told; `None` where they are not.
+    pub off_cpu: Option<OffCpuSettings>,
     /// What takes the samples.
     pub backend: BackendChoice,
     /// Largest own cost in percent of one core, in (0, 100]; `None` without limit.
@@ -47,6 +50,8 @@ pub struct RecordPlan {
     pub inlines: bool,
     /// Which frames of a stack are shown.
     pub view: View,
+    /// Whether waits of threads that have nothing to do are left out.
+    pub hide_idle: bool,
     /// Python files whose functions are not shown; at most [`MAX_HIDDEN`].
     pub hidden: Vec<HiddenFiles>,
     /// No progress and no report.
@@ -89,14 +94,21 @@ pub enum EventChoice {
     Cycles,
 }
 
-/// Which samples count.
+/// What is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ModeChoice {
-    /// All that were taken on a CPU
+    /// Threads that run on a CPU, sampled
     Cpu,
-    /// Those of threads that hold the lock of their Python interpreter
+    /// Of these, those that hold the lock of their Python interpreter
     Gil,
+    /// Waits: for how long, where, for what; every one, not sampled
+    OffCpu,
+    /// Both: what ran, in the exact time that each thread ran, and waits. Each thread sums to the time that passed
+    Wall,
 }
+
+/// A wait's stack costs some 5 µs, so even threads that do nothing but wait this long are slowed by less than a tenth.
+const MIN_WAIT_NS: u32 = 50_000;
 
 /// What takes the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -149,6 +161,12 @@ impl RecordPlan {
     /// is empty or too much.
     pub fn from_args(args: RecordArgs) -> Result<Self> {
         let (destination, format) = destination(args.output, args.format)?;
+        let about_waits = [
+            (args.min_wait.is_some(), "--min-wait"),
+            (args.wakers, "--wakers"),
+            (args.hide_idle, "--hide-idle"),
+        ];
+        let off_cpu = off_cpu(args.mode, args.min_wait, args.wakers, about_waits)?;
         Ok(Self {
             target: target(args.pids, args.name, args.cgroup, args.command)?,
             children: !args.no_children,
@@ -156,6 +174,7 @@ impl RecordPlan {
             frequency_hz: args.frequency,
             event: args.event,
             mode: args.mode,
+            off_cpu,
             backend: args.backend,
             max_overhead_percent: args.max_overhead,
             destination,
@@ -166,6 +185,7 @@ impl RecordPlan {
             lines: args.lines,
             inlines: !args.no_inlines,
             view: view(args.native, args.python_only),
+            hide_idle: args.hide_idle,
             hidden: hidden(&args.hide)?,
             quiet: args.quiet,
         })
@@ -176,19 +196,39 @@ impl RecordPlan {
         FoldOptions {
             lines: self.lines,
             kernel: self.kernel,
-            unit: WeightUnit::Samples,
+            unit: if self.off_cpu.is_some() { WeightUnit::Nanoseconds } else { WeightUnit::Samples },
             view: self.view,
+            hide_idle: self.hide_idle,
             hidden: self.hidden.clone(),
         }
     }
 }
 
 /// Both at once were refused before.
-fn view(native: bool, python_only: bool) -> View {
+pub(super) fn view(native: bool, python_only: bool) -> View {
     match (native, python_only) {
         (true, _) => View::Native,
         (false, true) => View::PythonOnly,
         (false, false) => View::Merged,
+    }
+}
+
+/// What is asked for of waits; an error where these are not seen.
+fn off_cpu(
+    mode: ModeChoice,
+    min_wait: Option<Duration>,
+    wakers: bool,
+    about_waits: [(bool, &str); 3],
+) -> Result<Option<OffCpuSettings>> {
+    if matches!(mode, ModeChoice::Wall | ModeChoice::OffCpu) {
+        let min_wait_ns =
+            min_wait.map_or(MIN_WAIT_NS, |wait| u32::try_from(wait.as_nanos()).unwrap_or(u32::MAX));
+        return Ok(Some(OffCpuSettings { min_wait_ns, wakers }));
+    }
+    match about_waits.iter().find(|(given, _)| *given) {
+        Some((_, flag)) => Err(invalid(format!("`{flag}` is about waits, which this mode does not see"))
+            .with_hint("add `--mode wall` or `--mode off-cpu`")),
+        None => Ok(None),
     }
 }
 
@@ -236,7 +276,11 @@ fn target(
     }
 }
 
-fn destination(output: Option<PathBuf>, format: Option<FormatArg>) -> Result<(Destination, Format)> {
+/// Where and in which format to write what `-o` and `--format` say.
+pub(super) fn destination(
+    output: Option<PathBuf>,
+    format: Option<FormatArg>,
+) -> Result<(Destination, Format)> {
     let named = format.map(|format| match format {
         FormatArg::Svg => Format::Svg,
         FormatArg::Folded => Format::Folded,
@@ -257,7 +301,7 @@ fn destination(output: Option<PathBuf>, format: Option<FormatArg>) -> Result<(De
     }
 }
 
-fn invalid(message: impl Into<String>) -> Error {
+pub(super) fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
 }
 
@@ -298,6 +342,26 @@ mod tests {
         assert_eq!(hidden, [HiddenFiles::Imports, HiddenFiles::Containing("site-packages/".to_owned())]);
         assert_eq!(plan("record -p 1").expect("valid").mode, ModeChoice::Cpu);
         assert_eq!(plan("record -p 1 --mode gil").expect("valid").mode, ModeChoice::Gil);
+    }
+
+    /// Waits are asked for by the mode, with a threshold; elsewhere what is about them is refused.
+    #[test]
+    fn waits_belong_to_their_modes() {
+        let of = |line: &str| plan(line).map(|plan| plan.off_cpu);
+        let waits = |min_wait_ns, wakers| Some(OffCpuSettings { min_wait_ns, wakers });
+        assert_eq!(of("record -p 1 --mode wall").expect("valid"), waits(50_000, false));
+        assert_eq!(
+            of("record -p 1 --mode off-cpu --min-wait 4s --wakers").expect("valid"),
+            waits(4_000_000_000, true)
+        );
+        assert_eq!(of("record -p 1").expect("valid"), None);
+        let options = plan("record -p 1 --mode wall").expect("valid").fold_options();
+        assert_eq!(options.unit, WeightUnit::Nanoseconds);
+        for line in
+            ["record -p 1 --wakers", "record -p 1 --mode gil --min-wait 1ms", "record -p 1 --hide-idle"]
+        {
+            assert!(of(line).expect_err(line).hint().expect("a hint").contains("--mode wall"));
+        }
     }
 
     /// What to hide is neither nothing nor without end.

@@ -114,6 +114,7 @@ fn record(
         tasks: plan.tasks,
         gil_only: plan.mode == ModeChoice::Gil,
         max_overhead_percent: plan.max_overhead_percent,
+        ring_bytes: None,
     };
     let mut recorder = Recorder::attach(sampler, options, &targets.pids, targets.selector.take())?;
     if let Some(held) = &targets.held {

@@ -10,8 +10,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::exit_code::ExitCode;
 use super::output_file::Written;
+use super::thread_table;
 use crate::Error;
-use crate::model::{Cost, Profile};
+use crate::model::{Cost, Profile, ThreadState};
 use crate::output::quantity::{count, counted, duration, percent, size};
 
 /// Prints `lines` to standard error. That nobody listens is no failure.
@@ -38,7 +39,10 @@ pub fn usage_error(error: &clap::Error, subcommand: Option<&OsString>) -> ExitCo
         return ExitCode::Success;
     }
     let help = match subcommand.and_then(|word| word.to_str()) {
-        Some(word @ ("record" | "dump" | "doctor")) => {
+        Some(
+            word @ ("record" | "dump" | "agent" | "ps" | "policy" | "list" | "show" | "flame" | "diff"
+            | "export" | "doctor"),
+        ) => {
             format!("`txprof {word} --help` shows what can be typed")
         }
         _ => "`txprof --help` shows what can be typed".to_owned(),
@@ -69,10 +73,15 @@ pub fn end_lines(profile: &Profile, written: &Written) -> String {
     let samples = profile.sample_count();
     let mut lines = format!("wrote {} ({})\n", printable(&written.label), size(written.size_bytes));
     let outcomes = profile.outcomes();
+    let waits: u64 =
+        profile.samples.iter().filter(|sample| sample.state != ThreadState::Running).map(|s| s.count).sum();
+    let seen = match recording.mode.has_waits() {
+        true => format!("{} and {}", counted(samples - waits, "sample"), counted(waits, "wait")),
+        false => counted(samples, "sample"),
+    };
     let _ = writeln!(
         lines,
-        "  {} in {}, {} complete",
-        counted(samples, "sample"),
+        "  {seen} in {}, {} complete",
         duration(Duration::from_nanos(recording.elapsed_ns)),
         percent(profile.complete_count(), samples),
     );
@@ -89,6 +98,7 @@ pub fn end_lines(profile: &Profile, written: &Written) -> String {
             "  {left_out} left out: the thread did not hold the lock of a Python interpreter"
         );
     }
+    lines.push_str(&thread_table::lines(profile));
     lines.push_str(&cost_line(&recording.cost, recording.elapsed_ns));
     lines.push_str(&warning_lines(profile));
     lines
@@ -205,7 +215,7 @@ impl Drop for Progress {
 
 /// `text` without control characters: names in messages come from targets and
 /// must not drive the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

@@ -18,6 +18,21 @@ pub enum FrameKind {
     Jit,
     /// Not a call: says that, and why, frames are missing here.
     Marker,
+    /// Not a call: the thread was blocked here, and by what.
+    Blocked,
+    /// Not a call: the thread could have run here, but other threads had the CPUs.
+    RunQueue,
+    /// Not a call: the thread waited here for the lock of its Python interpreter, and who held it.
+    Gil,
+    /// Not a call: who ended the wait. What it did then follows towards the leaf.
+    Waker,
+}
+
+impl FrameKind {
+    /// Whether it says what a thread that did not run was about.
+    pub fn is_wait(self) -> bool {
+        matches!(self, Self::Blocked | Self::RunQueue | Self::Gil | Self::Waker)
+    }
 }
 
 /// A symbolized frame. Two frames with equal fields are the same frame.

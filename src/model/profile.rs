@@ -2,8 +2,9 @@
 //! output is written from.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use super::{Frame, FrameKind, Outcome};
+use super::{Frame, FrameKind, Outcome, ThreadState, ThreadTimes};
 
 /// Index into [`Profile::stacks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +30,8 @@ pub struct ThreadRoot {
     pub tid: u32,
 }
 
-/// All samples that share a root, a stack, an outcome, and whether the interpreter's lock was held.
+/// All samples that share a root, a stack, an outcome, what the thread was about, and whether the interpreter's lock
+/// was held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Whose stack.
@@ -38,11 +40,15 @@ pub struct Sample {
     pub stack: StackId,
     /// How the walk ended.
     pub outcome: Outcome,
+    /// What the thread was about.
+    pub state: ThreadState,
     /// Whether the thread held the lock of its Python interpreter.
     pub holds_gil: bool,
-    /// How often this was observed.
+    /// Whether the thread waited because it had nothing to do.
+    pub is_idle: bool,
+    /// How often this was observed; of waits, how many there were.
     pub count: u64,
-    /// What it counts for: the sum of the sampling periods, in nanoseconds.
+    /// What it counts for, in nanoseconds: the sum of the sampling periods, of waits how long they took.
     pub weight_ns: u64,
 }
 
@@ -64,6 +70,17 @@ pub enum Mode {
     Cpu,
     /// Those of threads that held the lock of their Python interpreter.
     Gil,
+    /// Waits, exactly.
+    OffCpu,
+    /// Running threads, weighed to the exact time that each ran, and waits.
+    Wall,
+}
+
+impl Mode {
+    /// Whether waits are seen.
+    pub fn has_waits(self) -> bool {
+        matches!(self, Self::OffCpu | Self::Wall)
+    }
 }
 
 /// The rate was changed while recording.
@@ -101,6 +118,16 @@ pub struct Stops {
     pub total_ns: u64,
     /// The longest of them, in nanoseconds.
     pub longest_ns: u64,
+}
+
+impl Stops {
+    /// Counts one more.
+    pub fn add(&mut self, held: Duration) {
+        let held_ns = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX);
+        self.count += 1;
+        self.total_ns = self.total_ns.saturating_add(held_ns);
+        self.longest_ns = self.longest_ns.max(held_ns);
+    }
 }
 
 /// Where, when and how a profile was taken.
@@ -143,8 +170,10 @@ pub struct Profile {
     pub frames: Vec<Frame>,
     /// Distinct stacks, leaf first, as indices into `frames`; may be empty lists.
     pub stacks: Vec<Vec<u32>>,
-    /// Each combination of root, stack, outcome and `holds_gil` once, in no particular order.
+    /// Each combination of root, stack, outcome, `state`, `holds_gil` and `is_idle` once, in no particular order.
     pub samples: Vec<Sample>,
+    /// How each thread spent its time, the busiest first; empty where waits are not seen.
+    pub threads: Vec<ThreadTimes>,
 }
 
 impl Profile {
@@ -180,6 +209,12 @@ impl Profile {
             }
         }
         gaps
+    }
+
+    /// For how long threads had nothing to do, in nanoseconds.
+    pub fn idle_ns(&self) -> u64 {
+        let idle = self.samples.iter().filter(|sample| sample.is_idle);
+        idle.fold(0, |sum, sample| sum.saturating_add(sample.weight_ns))
     }
 
     /// Leaves out all samples of threads that did not hold the lock of their Python interpreter;
@@ -221,7 +256,9 @@ mod tests {
             root: Root::default(),
             stack: StackId(stack),
             outcome,
+            state: ThreadState::Running,
             holds_gil: false,
+            is_idle: false,
             count,
             weight_ns: 1,
         };
@@ -244,7 +281,9 @@ mod tests {
             root: Root::default(),
             stack: StackId(0),
             outcome: Outcome::Complete,
+            state: ThreadState::Running,
             holds_gil,
+            is_idle: false,
             count,
             weight_ns: 1,
         };

@@ -44,7 +44,14 @@ fn kind_ending(kind: FoldKind) -> &'static str {
         FoldKind::Frame(FrameKind::Inlined) => "_[i]",
         FoldKind::Frame(FrameKind::Jit) => "_[j]",
         FoldKind::Frame(
-            FrameKind::Native | FrameKind::Interpreter | FrameKind::Python | FrameKind::Marker,
+            FrameKind::Native
+            | FrameKind::Interpreter
+            | FrameKind::Python
+            | FrameKind::Marker
+            | FrameKind::Blocked
+            | FrameKind::RunQueue
+            | FrameKind::Gil
+            | FrameKind::Waker,
         )
         | FoldKind::Root
         | FoldKind::NotShown => "",

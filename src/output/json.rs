@@ -13,7 +13,9 @@
 //!   backend           what took the samples: "ebpf"
 //!   event             what made them: "cpu-clock", "cycles"
 //!   mode?             which samples count: "cpu" all, as if it were missing;
-//!                     "gil" those with holds_gil
+//!                     "gil" those with holds_gil; "off_cpu" waits; "wall"
+//!                     running threads, weighed to the time that each ran,
+//!                     and waits
 //!   left_out?         how many samples do not count because of that
 //!   frequency_hz      samples per second and CPU asked for
 //!   period_ns         the nominal period: one sample's weight at that rate
@@ -37,19 +39,27 @@
 //! frames        [{kind, function, module?, file?, line?}]: kind is "native",
 //!               "inlined" (into the next frame towards the root),
 //!               "interpreter" (native, of the Python interpreter itself),
-//!               "python", "kernel", "jit" or "marker" (no call: frames are
-//!               missing); function is demangled, or "module+0x12" without a
-//!               symbol, or Python's qualified name
+//!               "python", "kernel", "jit" or, not calls, "marker" (frames
+//!               are missing), "blocked", "run_queue", "gil" (what the thread
+//!               waited for), "waker" (who ended that); function is demangled,
+//!               or "module+0x12" without a symbol, or Python's qualified name
 //! stacks        [[frame, …]]: indices into frames, leaf first; may be empty
-//! samples       [{root, stack, outcome, holds_gil?, count, weight_ns}]:
-//!               indices into roots and stacks, an outcome's number, whether
-//!               the thread held its Python interpreter's lock (false if
-//!               missing), how often this was seen, and the time that it
+//! samples       [{root, stack, outcome, state?, holds_gil?, is_idle?, count, weight_ns}]:
+//!               indices into roots and stacks, an outcome's number, what the
+//!               thread was about ("running" if missing, "queued", "blocked",
+//!               "gil"), whether it held its Python interpreter's lock, whether
+//!               it waited for work (both false if missing), how often this was seen, and the time that it
 //!               stands for
+//! threads?      [{process, name, pid, tid, run_ns, queue_ns, blocked_ns, gil_ns,
+//!               short_ns, short_count, sampled_ns, sampled_count, bare_ns,
+//!               bare_count}]: how each thread spent its time, where waits are
+//!               seen: run, queue and blocked together are all of it; gil is
+//!               part of blocked; of the waits, sampled share the stacks of some
+//!               of them, short and bare have none, being too short or lost
 //! ```
 //!
 //! A sample's weight is the sum of the periods in force when it was taken, so
-//! shares of time are shares of `weight_ns`, whatever the rate did. Names are
+//! shares of time are shares of `weight_ns`, whatever the rate did. A wait's is its exact time. Names are
 //! those of the target, unfiltered: escape them where you show them.
 //!
 //! The writer puts each element of the outer lists on a line of its own, so
@@ -65,6 +75,7 @@ use serde_json::ser::{CompactFormatter, Formatter};
 use crate::model::profile::ThreadRoot;
 use crate::model::{
     Cost, Frame, FrameKind, Mode, Outcome, Profile, RateChange, Recording, Root, Sample, StackId, Stops,
+    ThreadState, ThreadTimes,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -94,6 +105,8 @@ struct Document<'a> {
     frames: Vec<FrameForm<'a>>,
     stacks: Cow<'a, [Vec<u32>]>,
     samples: Vec<SampleForm>,
+    #[serde(default, skip_serializing_if = "<[ThreadTimes]>::is_empty")]
+    threads: Cow<'a, [ThreadTimes]>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -179,7 +192,11 @@ struct SampleForm {
     stack: u32,
     outcome: u8,
     #[serde(default, skip_serializing_if = "is_default")]
+    state: ThreadState,
+    #[serde(default, skip_serializing_if = "is_default")]
     holds_gil: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    is_idle: bool,
     count: u64,
     weight_ns: u64,
 }
@@ -204,7 +221,9 @@ pub fn write(profile: &Profile, writer: &mut dyn Write) -> io::Result<()> {
             root,
             stack: sample.stack.0,
             outcome: sample.outcome as u8,
+            state: sample.state,
             holds_gil: sample.holds_gil,
+            is_idle: sample.is_idle,
             count: sample.count,
             weight_ns: sample.weight_ns,
         }
@@ -224,6 +243,7 @@ pub fn write(profile: &Profile, writer: &mut dyn Write) -> io::Result<()> {
         frames: profile.frames.iter().map(FrameForm::from).collect(),
         stacks: Cow::Borrowed(&profile.stacks),
         samples,
+        threads: Cow::Borrowed(&profile.threads),
     };
     let mut serializer = serde_json::Serializer::with_formatter(&mut *writer, LineFormatter::default());
     document.serialize(&mut serializer)?;
@@ -253,7 +273,8 @@ pub fn parse(bytes: &[u8]) -> Result<Profile> {
     let stacks = document.stacks.into_owned();
     check_stacks(&stacks, frames.len())?;
     let samples = parse_samples(document.samples, &roots, stacks.len())?;
-    let profile = Profile { recording: parse_recording(document.recording)?, frames, stacks, samples };
+    let recording = parse_recording(document.recording)?;
+    let profile = Profile { recording, frames, stacks, samples, threads: document.threads.into_owned() };
     check_sums(&profile)?;
     Ok(profile)
 }
@@ -307,7 +328,9 @@ fn parse_samples(forms: Vec<SampleForm>, roots: &[Root], stack_count: usize) -> 
             root: root.clone(),
             stack: StackId(form.stack),
             outcome: parse_outcome(form.outcome)?,
+            state: form.state,
             holds_gil: form.holds_gil,
+            is_idle: form.is_idle,
             count: form.count,
             weight_ns: form.weight_ns,
         })

@@ -2,6 +2,7 @@
 //!
 //! [`write()`] is the one way in; a [`Format`] decides which writer runs.
 
+pub mod differential;
 pub mod dump;
 pub mod folded;
 pub mod format;

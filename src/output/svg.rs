@@ -22,8 +22,10 @@ use memchr::memchr;
 use super::quantity;
 use crate::aggregate::name::harmless;
 use crate::aggregate::{Fold, FoldFrame, FoldKind, FoldOptions};
-use crate::model::date;
-use crate::model::{FrameKind, Mode, Profile, WeightUnit};
+use crate::model::{FrameKind, Mode, Profile, WeightUnit, date};
+
+/// Behind all pictures.
+pub(super) const BACKGROUND: BackgroundColor = BackgroundColor::Flat(Color { r: 252, g: 252, b: 253 });
 
 /// In the subtitle: begins, changes and ends its lines; before a kind's letter, its legend.
 const FIRST_LINE: char = '\u{e002}';
@@ -81,7 +83,7 @@ struct Look {
 /// simulated after Machado 2009, is 15 for the red- and the green-blind and 12 for the blue-blind,
 /// but 10 between processes and the interpreter, a light and a dark grey that never take turns.
 /// Calls inlined into native code are a lighter tint of it.
-const LOOKS: [Look; 9] = {
+const LOOKS: [Look; 13] = {
     const fn look(
         kind: FoldKind,
         letter: char,
@@ -92,7 +94,9 @@ const LOOKS: [Look; 9] = {
         Look { kind, letter, label, tooltip, shades }
     }
     use FoldKind::{Frame, NotShown, Root};
-    use FrameKind::{Inlined, Interpreter, Jit, Kernel, Marker, Native, Python};
+    use FrameKind::{
+        Blocked, Gil, Inlined, Interpreter, Jit, Kernel, Marker, Native, Python, RunQueue, Waker,
+    };
     [
         look(Frame(Python), 'y', "Python", "", [(96, 160, 240), (132, 188, 250)]),
         look(Frame(Native), 'n', "native", "", [(244, 158, 58), (250, 184, 88)]),
@@ -101,6 +105,10 @@ const LOOKS: [Look; 9] = {
         look(Frame(Kernel), 'k', "kernel", "kernel", [(164, 106, 180), (188, 136, 200)]),
         look(Frame(Jit), 'j', "JIT", "JIT", [(92, 186, 122), (128, 206, 150)]),
         look(Frame(Marker), 'm', "frames missing", "not a call", [(232, 80, 72); 2]),
+        look(Frame(Blocked), 'b', "blocked", "not running", [(115, 128, 142); 2]),
+        look(Frame(RunQueue), 'q', "waiting for a CPU", "not running", [(170, 86, 92); 2]),
+        look(Frame(Gil), 'g', "waiting for the GIL", "not running", [(129, 88, 211); 2]),
+        look(Frame(Waker), 'w', "woken by", "ended the wait", [(78, 87, 255); 2]),
         look(NotShown, 'x', "not shown", "calls that this view leaves out", [(186, 186, 186); 2]),
         look(Root, 'r', "process, thread", "", [(214, 219, 233), (228, 231, 242)]),
     ]
@@ -122,8 +130,8 @@ pub fn write(profile: &Profile, options: &FoldOptions, writer: &mut dyn Write) -
 
     let mut picture = Options::default();
     picture.title = title(profile);
-    picture.subtitle = Some(subtitle(profile, &fold, total));
-    picture.bgcolors = Some(BackgroundColor::Flat(color((252, 252, 253))));
+    picture.subtitle = Some(subtitle(profile, &fold, options, total));
+    picture.bgcolors = Some(BACKGROUND);
     picture.uicolor = color((40, 44, 52));
     picture.min_width = MIN_WIDTH_PERCENT;
     picture.text_truncate_direction = TextTruncateDirection::Right;
@@ -218,6 +226,8 @@ fn title(profile: &Profile) -> String {
     let mode = match recording.mode {
         Mode::Cpu => "on-CPU",
         Mode::Gil => "on-CPU with the GIL",
+        Mode::OffCpu => return format!("{target}, waits"),
+        Mode::Wall => "running and waiting",
     };
     format!("{target}, {mode} at {} Hz ({})", recording.frequency_hz, harmless(&recording.event))
 }
@@ -263,8 +273,12 @@ fn undrawn(fold: &Fold, total: u128) -> u64 {
 }
 
 /// The summary and below it the legend of the kinds that occur.
-fn subtitle(profile: &Profile, fold: &Fold, total: u128) -> String {
+fn subtitle(profile: &Profile, fold: &Fold, options: &FoldOptions, total: u128) -> String {
     let mut text = format!("{FIRST_LINE}{}", summary(profile));
+    if options.hide_idle {
+        let idle = Duration::from_nanos(profile.idle_ns());
+        let _ = write!(text, " · {} idle, hidden", quantity::duration(idle));
+    }
     let undrawn = undrawn(fold, total);
     if undrawn > 0 {
         let _ = write!(text, " · {} too narrow to draw", quantity::counted(undrawn, "frame"));

@@ -9,7 +9,9 @@ use super::pythons::{Python, Pythons};
 use super::tables::{SliceId, Tables};
 use crate::model::Stops;
 use crate::sys::abi::{COMM_BYTES, CodeRecord, Counters, ProcessChange, SampleRecord, TableProcess};
+use crate::sys::lane_record::{LaneRecord, LaneSettings};
 use crate::sys::table_memory::TableCapacity;
+use crate::sys::wait_record::{OffCpuSettings, ThreadAccount, ThreadRecord, WaitRecord};
 use crate::{Error, ErrorKind, Result};
 
 /// What happened, in the order of `CLOCK_MONOTONIC` up to the microseconds by which CPUs
@@ -22,6 +24,12 @@ pub enum Event<'a> {
     Code(CodeRecord<'a>),
     /// The name of an asyncio task, before the first sample that names it.
     Task(CodeRecord<'a>),
+    /// A thread waited, or what belongs to that.
+    Wait(WaitRecord<'a>),
+    /// A thread ends, with its sums.
+    Thread(ThreadRecord),
+    /// A target received or sent.
+    Lane(LaneRecord<'a>),
     /// A process has a new executable mapping; not only targets.
     Mapped(MappingRecord),
     /// A target was born, runs a new program or died.
@@ -55,6 +63,12 @@ pub struct SamplerSettings {
     pub watch_all: bool,
     /// Kernel frames are taken.
     pub kernel_frames: bool,
+    /// Running threads are sampled.
+    pub on_cpu: bool,
+    /// Threads are accounted for, and their waits told.
+    pub off_cpu: Option<OffCpuSettings>,
+    /// What targets receive and send is told, and ticks outside of requests are thinned out.
+    pub lane: Option<LaneSettings>,
     /// The clock reads each sample a second time, for [`Event::Kept`]: registers and 64 KiB of stack, so that the
     /// walk can be judged. Only tests want that.
     pub keep_samples: bool,
@@ -111,6 +125,14 @@ pub trait Backend {
     ) -> Result<()> {
         Err(Error::new(ErrorKind::UnsupportedSystem, "this backend catches threads only as they run"))
     }
+    /// Begins to account for threads of targets that are not accounted for yet, and returns the sums of all. Only
+    /// who is told by the scheduler can do that, with [`SamplerSettings::off_cpu`], once it is enabled.
+    fn account(&mut self) -> Result<Vec<ThreadAccount>> {
+        Err(Error::new(ErrorKind::UnsupportedSystem, "this backend does not see waits"))
+    }
+    /// Until when, `CLOCK_MONOTONIC`, each tick on a thread of `pid` is a sample, with [`SamplerSettings::lane`];
+    /// 0: not any more.
+    fn set_full_rate(&mut self, _pid: u32, _until_ns: u64) {}
     /// What was counted so far.
     fn counters(&self) -> Result<Counters>;
     /// Memory held in the kernel.

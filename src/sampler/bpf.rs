@@ -10,17 +10,23 @@ use super::pythons::Pythons;
 use super::tables::Tables;
 use crate::sys::abi::{Counters, Record, TableProcess};
 use crate::sys::bpf::{Bpf, BpfSettings};
+use crate::sys::lane_record::LaneSettings;
 use crate::sys::perf_event::{EventSource, PERF_RECORD_SAMPLE, RingContent};
+use crate::sys::wait_record::ThreadAccount;
 use crate::{Error, Result};
 
 /// Room for about 2,000 samples of 60 frames per CPU, a second at 1999 Hz, or for 40 of the deepest.
 const RING_BYTES_PER_CPU: u32 = 1 << 20;
 const MAX_RING_BYTES: u32 = 16 << 20;
+/// As many times that for transfers, of which a busy server makes 4 MB a second: what is late by two seconds loses none.
+const LANE_RING_FACTOR: u32 = 4;
 
 /// Clocks and programs.
 struct BpfBackend {
     bpf: Bpf,
     clock: Clock,
+    sees_waits: bool,
+    lane: Option<LaneSettings>,
 }
 
 /// Loads and attaches everything; process events flow from here on, samples
@@ -28,7 +34,8 @@ struct BpfBackend {
 pub fn open(settings: &SamplerSettings) -> Result<Sampler> {
     let content = if settings.keep_samples { RingContent::MappingsAndSamples } else { RingContent::Mappings };
     let clock = Clock::open(settings.clock, settings.frequency_hz, content)?;
-    let ring_bytes = RING_BYTES_PER_CPU.saturating_mul(clock.events.len() as u32);
+    let factor = if settings.lane.is_some() { LANE_RING_FACTOR } else { 1 };
+    let ring_bytes = RING_BYTES_PER_CPU.saturating_mul(clock.events.len() as u32).saturating_mul(factor);
     let (mut bpf, memory, pythons) = Bpf::load(&BpfSettings {
         capacity: CAPACITY,
         ring_bytes: ring_bytes.next_power_of_two().clamp(1 << 20, MAX_RING_BYTES),
@@ -37,9 +44,13 @@ pub fn open(settings: &SamplerSettings) -> Result<Sampler> {
         watch_all: settings.watch_all,
         kernel_frames: settings.kernel_frames,
         keep_samples: settings.keep_samples,
+        on_cpu: settings.on_cpu,
+        off_cpu: settings.off_cpu,
+        lane: settings.lane,
     })?;
     bpf.attach_process_events()?;
-    let backend = Box::new(BpfBackend { bpf, clock });
+    let backend =
+        Box::new(BpfBackend { bpf, clock, sees_waits: settings.off_cpu.is_some(), lane: settings.lane });
     Ok(Sampler::new(backend, Tables::new(memory), Pythons::new(pythons)))
 }
 
@@ -76,6 +87,13 @@ impl Backend for BpfBackend {
     fn enable(&mut self) -> Result<()> {
         for event in &self.clock.events {
             self.bpf.attach_sampler(event)?;
+        }
+        if self.sees_waits {
+            self.bpf.attach_off_cpu()?;
+            let _nothing_passed_yet = self.bpf.account()?;
+        }
+        if self.lane.is_some() {
+            self.bpf.attach_lane()?;
         }
         self.clock.enable()
     }
@@ -129,12 +147,17 @@ impl Backend for BpfBackend {
         self.bpf.take_records(|bytes| {
             let (time_ns, event) = match Record::parse(bytes) {
                 Ok(Record::Sample(sample)) => {
-                    let weight_ns = clock.weight_ns(sample.period, sample.time_ns);
+                    let ticks =
+                        if sample.is_thinned { self.lane.map_or(1, |lane| lane.base_share) } else { 1 };
+                    let weight_ns = clock.weight_ns(sample.period, sample.time_ns) * u64::from(ticks);
                     (sample.time_ns, Event::Sample(sample, weight_ns))
                 }
                 // No mapping record is waited for; and they must come before all that follows them in the ring.
                 Ok(Record::Code(code)) => return each(tables, Event::Code(code)),
                 Ok(Record::Task(task)) => return each(tables, Event::Task(task)),
+                Ok(Record::Wait(wait)) => (wait.time_ns, Event::Wait(wait)),
+                Ok(Record::Thread(thread)) => (thread.time_ns, Event::Thread(thread)),
+                Ok(Record::Lane(lane)) => (lane.time_ns, Event::Lane(lane)),
                 Ok(Record::Process { time_ns, pid, change, comm }) => {
                     (time_ns, Event::Process { time_ns, pid, change, comm })
                 }
@@ -150,6 +173,14 @@ impl Backend for BpfBackend {
         });
         mapped.for_each(|record| each(tables, Event::Mapped(record)));
         undecodable
+    }
+
+    fn account(&mut self) -> Result<Vec<ThreadAccount>> {
+        self.bpf.account()
+    }
+
+    fn set_full_rate(&mut self, pid: u32, until_ns: u64) {
+        self.bpf.set_full_rate(pid, until_ns);
     }
 
     fn counters(&self) -> Result<Counters> {

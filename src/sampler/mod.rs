@@ -7,6 +7,7 @@
 //! that the walker searches; [`TableBuilder`] fills it from binaries on threads
 //! of its own, with what was built before coming from [`TableCache`].
 
+pub mod asleep;
 pub mod backend;
 #[cfg(feature = "bpf")]
 pub mod bpf;
@@ -18,9 +19,11 @@ pub mod pythons;
 pub mod table_builder;
 pub mod table_cache;
 pub mod tables;
+mod told_codes;
 mod threads;
 mod tracee;
 
+pub use asleep::AsleepReader;
 pub use backend::{Backend, Event, Sampler, SamplerSettings};
 pub use clock::Clock;
 pub use pythons::{Found, Python, Pythons};

@@ -19,25 +19,24 @@ use super::backend::{Backend, CAPACITY, Event, Sampler, SamplerSettings};
 use super::pythons::{Python, Pythons};
 use super::tables::Tables;
 use super::threads::{Thread, Threads};
-use super::tracee::{Caught, Guide, RemotePages, interpreter};
+use super::told_codes::ToldCodes;
+use super::tracee::{Caught, CaughtAt, Guide, RemotePages, interpreter, user_words};
 use crate::model::{Outcome, Stops};
-use crate::sys::abi::{
-    CODE_FILE_BYTES, CODE_NAME_BYTES, COMM_BYTES, CodeRecord, Counters, FRAME_INTERRUPTED, ProcessChange,
-    PythonFrame, SampleRecord, TableProcess,
-};
+use crate::sys::abi::{COMM_BYTES, CodeRecord, Counters, ProcessChange, SampleRecord, TableProcess};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::ptrace::Stopper;
-use crate::sys::remote_memory;
 use crate::sys::table_memory::TableMemory;
 use crate::target::procfs;
-use crate::unwind::python::walk::CodeHead;
 use crate::{ErrorKind, Result};
 
-/// How long a stopped thread may be held.
+/// How long a stopped thread may be held: nothing is read any more from then on.
 const STOP_LIMIT: Duration = Duration::from_millis(2);
 /// How long a thread is waited for until it does stop. It runs meanwhile, or waits for a CPU.
 const WAIT_LIMIT: Duration = Duration::from_millis(5);
-/// The same where each thread is caught once: one that sleeps must get a CPU of a busy machine first.
+/// How long threads that were late are waited for beside that, before other work is done, during which they would be
+/// held. On a machine so busy that they get no CPU for longer there is little to be sampled.
+const LATE_LIMIT: Duration = Duration::from_millis(200);
+/// How long a thread is waited for where each is caught once: one that sleeps must get a CPU of a busy machine first.
 const SWEEP_WAIT_LIMIT: Duration = Duration::from_millis(300);
 /// Highest rate. Each catch costs the thread two switches; beyond this, more than profiling is worth.
 pub const MAX_FREQUENCY_HZ: u32 = 250;
@@ -52,10 +51,6 @@ const REMAP_NS: u64 = 2_000_000_000;
 const STATES_VALID_NS: u64 = 20_000_000;
 /// `cs` of 64-bit user code.
 const USER_CODE_SEGMENT: u64 = 0x33;
-/// Code objects remembered as told; beyond it all are told again.
-const MAX_TOLD: usize = 65_536;
-/// Line tables are copied up to here, as by the walker in the kernel; the rest is read when it is wanted.
-const MAX_LINES_BYTES: usize = 4096;
 /// Reasons why threads could not be stopped that are kept for the end.
 const MAX_REFUSALS: usize = 8;
 
@@ -100,7 +95,7 @@ struct PtraceBackend {
     remapped_ns: u64,
     is_enabled: bool,
     counters: Counters,
-    told: HashSet<(u32, u64, u32)>,
+    told: ToldCodes,
     refusals: BTreeSet<String>,
 }
 
@@ -119,7 +114,7 @@ pub fn open(settings: &SamplerSettings) -> Result<Sampler> {
         remapped_ns: 0,
         is_enabled: false,
         counters: Counters::default(),
-        told: HashSet::new(),
+        told: ToldCodes::default(),
         refusals: BTreeSet::new(),
     };
     Ok(Sampler::new(Box::new(backend), Tables::new(tables), Pythons::new(pythons)))
@@ -210,9 +205,38 @@ impl PtraceBackend {
         *watched = pids;
     }
 
+    /// Looks and catches when it is time to, for `timeout` or until userland should look at once.
+    fn tick_for(&mut self, timeout: Duration, tables: &mut Tables, pythons: &Pythons, each: Each<'_>) {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let now_ns = monotonic_ns();
+            if now_ns >= self.next_look_ns {
+                self.look(now_ns, tables, each);
+            }
+            if self.is_enabled && now_ns >= self.next_tick_ns {
+                // What a late tick missed is in the weights of the next.
+                self.next_tick_ns = now_ns + self.period_ns - (now_ns - self.next_tick_ns) % self.period_ns;
+                if self.tick(false, tables, pythons, each) {
+                    return;
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || (self.targets.is_empty() && self.watched.is_none()) {
+                return;
+            }
+            let until_tick = match self.is_enabled {
+                true => Duration::from_nanos(self.next_tick_ns.saturating_sub(monotonic_ns())),
+                false => left,
+            };
+            let rest = Instant::now() + left.min(until_tick);
+            self.stopper.settle(left.min(until_tick));
+            std::thread::sleep(rest.saturating_duration_since(Instant::now()));
+        }
+    }
+
     /// Catches every thread that runs now, or, with `asleep`, every thread. Returns whether userland should look at once.
     fn tick(&mut self, asleep: bool, tables: &mut Tables, pythons: &Pythons, each: Each<'_>) -> bool {
-        self.stopper.settle();
+        self.stopper.settle(Duration::ZERO);
         let mut is_urgent = false;
         let pids: Vec<u32> = self.targets.keys().copied().collect();
         for pid in pids {
@@ -254,76 +278,26 @@ impl PtraceBackend {
             if registers.code_segment != USER_CODE_SEGMENT {
                 return false;
             }
-            let deadline = Instant::now() + STOP_LIMIT;
+            let deadline = stopped.since() + STOP_LIMIT;
             let caught = Caught::take(pid, registers, deadline, thread.has_pieces, guide);
             (caught, registers.fs_base)
         };
         self.counters.samples += 1;
         let (frames, outcome) = caught.frames(Guide { tables, process, python, states });
         thread.has_pieces |= outcome == Outcome::ReadFailed;
-        let user: Vec<u8> = frames
-            .iter()
-            .flat_map(|frame| {
-                (frame.pc | if frame.interrupted { FRAME_INTERRUPTED } else { 0 }).to_ne_bytes()
-            })
-            .collect();
+        let user = user_words(&frames);
+        let mut tell = |code: CodeRecord<'_>| each(tables, Event::Code(code));
         let python_words =
-            python.map_or_else(Vec::new, |python| self.python_words(pid, python, &caught, tables, each));
-        let part = caught.python.as_ref();
+            python.map_or_else(Vec::new, |python| self.told.words(pid, python, &caught, &mut tell));
+        let place = CaughtAt { time_ns, pid, tid, thread_pointer, generation: process.generation };
+        let comms = (thread.comm(tid, time_ns), comm);
         let record = SampleRecord {
-            time_ns,
-            pid,
-            tid,
             period: self.period_ns,
-            thread_pointer: part.map_or(0, |_| thread_pointer),
-            task: None,
-            generation: process.generation,
-            outcome: outcome as u8,
-            python_outcome: part.map_or(0, |part| part.walk.outcome as u8),
-            python_instance: part.and(python).map_or(0, |python| python.instance),
-            holds_gil: part.is_some_and(|part| part.walk.holds_gil),
-            thread_comm: thread.comm(tid, time_ns),
-            process_comm: comm,
-            kernel: &[],
-            user: &user,
-            python: &python_words,
+            ..caught.record(place, comms, outcome, python, (&user, &python_words))
         };
         let weight_ns = thread.take_weight_ns();
         each(tables, Event::Sample(record, weight_ns));
         matches!(outcome, Outcome::UnknownMapping | Outcome::TableNotLoaded | Outcome::MappingsNotLoaded)
-    }
-
-    /// The Python frames as they stand in a sample; code objects that are new are told before.
-    fn python_words(
-        &mut self,
-        pid: u32,
-        python: &Python,
-        caught: &Caught,
-        tables: &mut Tables,
-        each: Each<'_>,
-    ) -> Vec<u8> {
-        let Some(part) = &caught.python else { return Vec::new() };
-        for (code, head) in part.codes.iter().filter_map(|(code, head)| Some((*code, (*head)?))) {
-            if self.told.len() >= MAX_TOLD {
-                self.told.clear();
-            }
-            if self.told.insert((python.instance, code, head.cookie)) {
-                tell_code(pid, python, code, &head, tables, each);
-            }
-        }
-        let words = part.walk.frames.iter().flat_map(|frame| {
-            let head = frame.code.and_then(|code| part.codes.get(&code).copied().flatten());
-            let frame = PythonFrame {
-                code: frame.code.unwrap_or(0),
-                cookie: head.map_or(0, |head| head.cookie),
-                offset: frame.offset,
-                is_entry: frame.is_entry,
-                is_empty: frame.code.is_none(),
-                is_unread: frame.code.is_some() && head.is_none(),
-            };
-            frame.to_words()
-        });
-        words.flat_map(u64::to_ne_bytes).collect()
     }
 }
 
@@ -347,35 +321,6 @@ struct Catch<'a> {
     process: &'a TableProcess,
     python: Option<&'a Python>,
     states: &'a HashMap<u64, Vec<u64>>,
-}
-
-/// Copies the texts of a code object and tells them. It is alive: a thread was just executing it.
-fn tell_code(pid: u32, python: &Python, code: u64, head: &CodeHead, tables: &mut Tables, each: Each<'_>) {
-    let copy = |address: u64, most: usize| {
-        let mut bytes = vec![0; most];
-        let count = remote_memory::read_prefix(pid, address, &mut bytes).unwrap_or(0);
-        bytes.truncate(count);
-        bytes
-    };
-    let layout = &python.layout;
-    let size = copy(head.line_table.wrapping_add(layout.bytes_size.into()), 8);
-    let size = size.first_chunk().copied().map_or(0, u64::from_ne_bytes);
-    let most = usize::try_from(size).map_or(MAX_LINES_BYTES, |size| size.min(MAX_LINES_BYTES));
-    let (name, file) = (copy(head.name, CODE_NAME_BYTES), copy(head.file, CODE_FILE_BYTES));
-    let lines = copy(head.line_table.wrapping_add(layout.bytes_data.into()), most);
-    let record = CodeRecord {
-        pid,
-        code,
-        cookie: head.cookie,
-        instance: python.instance,
-        first_line: head.first_line,
-        line_table: head.line_table,
-        line_table_bytes: u32::try_from(size).unwrap_or(u32::MAX),
-        name: &name,
-        file: &file,
-        lines: &lines,
-    };
-    each(tables, Event::Code(record));
 }
 
 /// A name as the kernel keeps it.
@@ -445,32 +390,15 @@ impl Backend for PtraceBackend {
     }
 
     fn poll(&mut self, timeout: Duration, tables: &mut Tables, pythons: &Pythons, each: Each<'_>) -> u64 {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let now_ns = monotonic_ns();
-            if now_ns >= self.next_look_ns {
-                self.look(now_ns, tables, each);
-            }
-            if self.is_enabled && now_ns >= self.next_tick_ns {
-                // What a late tick missed is in the weights of the next.
-                self.next_tick_ns = now_ns + self.period_ns - (now_ns - self.next_tick_ns) % self.period_ns;
-                if self.tick(false, tables, pythons, each) {
-                    return 0;
-                }
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || (self.targets.is_empty() && self.watched.is_none()) {
-                return 0;
-            }
-            let until_tick = match self.is_enabled {
-                true => Duration::from_nanos(self.next_tick_ns.saturating_sub(monotonic_ns())),
-                false => left,
-            };
-            std::thread::sleep(left.min(until_tick));
-        }
+        self.tick_for(timeout, tables, pythons, each);
+        // Who polls has other work to do then, during which nobody may be held.
+        self.stopper.settle(LATE_LIMIT);
+        0
     }
 
     fn sweep(&mut self, tables: &mut Tables, pythons: &Pythons, each: Each<'_>) -> Result<()> {
+        // Some may have been late when it was tried whether they may be stopped.
+        self.stopper.settle(SWEEP_WAIT_LIMIT);
         self.tick(true, tables, pythons, each);
         Ok(())
     }

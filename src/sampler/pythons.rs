@@ -43,6 +43,8 @@ pub struct Found {
     pub layout: Layout,
     /// `_PyRuntime`.
     pub runtime: Avma,
+    /// Its size; 0 where that is not told.
+    pub runtime_bytes: u64,
     /// `PyCode_Type`.
     pub code_type: Avma,
     /// `PyUnicode_Type`.
@@ -80,7 +82,7 @@ impl Pythons {
     /// Describes one more interpreter to the walker. `None` when there is no room, or when
     /// `layout` goes beyond what the walker copies of a structure.
     pub fn add(&mut self, found: Found) -> Option<Arc<Python>> {
-        let Found { version, layout, runtime, code_type, text_type, tasks } = found;
+        let Found { version, layout, runtime, runtime_bytes, code_type, text_type, tasks } = found;
         let mut entry = describe(&layout)?;
         if let Some(tasks) = tasks {
             entry.task_name = u16::try_from(tasks.task_name).ok()?;
@@ -95,6 +97,7 @@ impl Pythons {
         self.next_instance = self.next_instance.checked_add(1).unwrap_or(1);
         entry.instance = instance;
         entry.runtime = runtime.0;
+        entry.runtime_bytes = u32::try_from(runtime_bytes).unwrap_or(u32::MAX);
         entry.code_type = code_type.0;
         entry.text_type = text_type.0;
         self.memory.write(index as usize, [entry].into_iter());
@@ -162,6 +165,7 @@ fn describe(layout: &Layout) -> Option<TablePython> {
     Some(TablePython {
         runtime_interpreters_head: required(layout.runtime_interpreters_head)?,
         runtime_thread_current: or_zero(layout.runtime_tstate_current),
+        interpreter_gil_holder: or_zero(layout.interpreter_gil_holder),
         interpreter_next: required(layout.interpreter_next)?,
         interpreter_threads_head: required(layout.interpreter_threads_head)?,
         thread_active_mask: layout.thread_active_mask,

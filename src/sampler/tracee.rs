@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::pythons::Python;
 use super::tables::Tables;
 use crate::model::Outcome;
-use crate::sys::abi::{MAX_USER_FRAMES, TableProcess};
+use crate::sys::abi::{COMM_BYTES, FRAME_INTERRUPTED, MAX_USER_FRAMES, SampleRecord, TableProcess};
 use crate::sys::ptrace::UserRegisters;
 use crate::sys::remote_memory;
 use crate::unwind::python::objects::Memory;
@@ -125,6 +125,22 @@ pub(super) struct PythonPart {
     pub(super) codes: HashMap<u64, Option<CodeHead>>,
 }
 
+/// Who was caught, and when.
+pub(super) struct CaughtAt {
+    pub(super) time_ns: u64,
+    pub(super) pid: u32,
+    pub(super) tid: u32,
+    pub(super) thread_pointer: u64,
+    /// State of the mappings by which it was walked.
+    pub(super) generation: u32,
+}
+
+/// Frames as they stand in a sample.
+pub(super) fn user_words(frames: &[WalkedFrame]) -> Vec<u8> {
+    let word = |frame: &WalkedFrame| frame.pc | if frame.interrupted { FRAME_INTERRUPTED } else { 0 };
+    frames.iter().flat_map(|frame| word(frame).to_ne_bytes()).collect()
+}
+
 /// By what a thread is walked.
 #[derive(Clone, Copy)]
 pub(super) struct Guide<'a> {
@@ -168,6 +184,38 @@ impl Caught {
         match self.walked.take() {
             Some(walked) => walked,
             None => self.walk(guide, false),
+        }
+    }
+
+    /// The sample of it, with frames that were spelled out before: the user's and Python's. `comms` are the names of
+    /// the thread and of its process.
+    pub(super) fn record<'a>(
+        &self,
+        at: CaughtAt,
+        comms: ([u8; COMM_BYTES], [u8; COMM_BYTES]),
+        outcome: Outcome,
+        python: Option<&Python>,
+        (user, python_words): (&'a [u8], &'a [u8]),
+    ) -> SampleRecord<'a> {
+        let part = self.python.as_ref();
+        SampleRecord {
+            time_ns: at.time_ns,
+            pid: at.pid,
+            tid: at.tid,
+            period: 0,
+            thread_pointer: part.map_or(0, |_| at.thread_pointer),
+            task: None,
+            generation: at.generation,
+            outcome: outcome as u8,
+            python_outcome: part.map_or(0, |part| part.walk.outcome as u8),
+            python_instance: part.and(python).map_or(0, |python| python.instance),
+            holds_gil: part.is_some_and(|part| part.walk.holds_gil),
+            is_thinned: false,
+            thread_comm: comms.0,
+            process_comm: comms.1,
+            kernel: &[],
+            user,
+            python: python_words,
         }
     }
 

@@ -1,5 +1,7 @@
 //! `ebpf/shared.h` seen from Rust: the same structures, sizes and numbers.
 
+use super::lane_record::LaneRecord;
+use super::wait_record::{ThreadRecord, WaitRecord};
 use crate::{Error, ErrorKind, Result};
 
 /// Longest user stack, `MAX_USER_FRAMES`; beyond it a stack is marked truncated.
@@ -21,7 +23,7 @@ pub const CODE_FILE_BYTES: usize = 512;
 /// Set in the `task` of a sample whose task has a number only.
 pub const TASK_NUMBERED: u64 = 1 << 63;
 /// Number of `counters`.
-pub const COUNTER_COUNT: usize = 6;
+pub const COUNTER_COUNT: usize = 11;
 
 /// `enum counter`: what the kernel side counts, summed over CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,14 +40,48 @@ pub struct Counters {
     pub events_lost: u64,
     /// Python code objects whose names found no room in the ring; they are told again when met again.
     pub codes_lost: u64,
+    /// Waits whose stack was taken.
+    pub waits: u64,
+    /// Nanoseconds spent on switches, wake-ups and the stacks of waits.
+    pub off_cpu_ns: u64,
+    /// Threads that are not accounted for, or whose end was lost because the ring was full.
+    pub threads_lost: u64,
+    /// Times the threshold for a wait's stack was doubled on some CPU.
+    pub raised: u64,
+    /// Transfers on sockets that found no room in the ring.
+    pub lane_lost: u64,
 }
 
 impl Counters {
     /// In the order of `enum counter`.
     #[cfg(feature = "bpf")]
     pub(crate) fn from_values(values: [u64; COUNTER_COUNT]) -> Self {
-        let [samples, ring_full, run_ns, processes_full, events_lost, codes_lost] = values;
-        Self { samples, ring_full, run_ns, processes_full, events_lost, codes_lost }
+        let [
+            samples,
+            ring_full,
+            run_ns,
+            processes_full,
+            events_lost,
+            codes_lost,
+            waits,
+            off_cpu_ns,
+            threads_lost,
+            raised,
+            lane_lost,
+        ] = values;
+        Self {
+            samples,
+            ring_full,
+            run_ns,
+            processes_full,
+            events_lost,
+            codes_lost,
+            waits,
+            off_cpu_ns,
+            threads_lost,
+            raised,
+            lane_lost,
+        }
     }
 }
 
@@ -117,7 +153,7 @@ impl TableProcess {
 }
 
 const _: () = assert!(size_of::<TableMapping>() == 40);
-const _: () = assert!(size_of::<TablePython>() == 112);
+const _: () = assert!(size_of::<TablePython>() == 120);
 
 /// Offset of a field that a version does not have, `PYTHON_ABSENT`.
 pub const PYTHON_ABSENT: u16 = 0xffff;
@@ -143,6 +179,8 @@ pub struct TablePython {
     pub interpreter_threads_head: u32,
     pub thread_active_mask: u32,
     pub thread_running_task: u32,
+    pub runtime_bytes: u32,
+    pub interpreter_gil_holder: u32,
     pub thread_bytes: u16,
     pub thread_next: u16,
     pub thread_interpreter: u16,
@@ -198,6 +236,12 @@ pub enum Record<'a> {
     Code(CodeRecord<'a>),
     /// `EVENT_TASK`: the record's `code` is what samples call the task, its `name` the task's.
     Task(CodeRecord<'a>),
+    /// `EVENT_WAIT`, `EVENT_WAIT_MORE`, `EVENT_WAKE`.
+    Wait(WaitRecord<'a>),
+    /// `EVENT_THREAD`.
+    Thread(ThreadRecord),
+    /// `EVENT_TRANSFER`, `EVENT_HANG_UP`.
+    Lane(LaneRecord<'a>),
     /// `EVENT_FORK`, `EVENT_EXEC`, `EVENT_EXIT`.
     Process {
         /// `CLOCK_MONOTONIC`.
@@ -236,6 +280,8 @@ pub struct SampleRecord<'a> {
     pub python_instance: u32,
     /// The thread held its interpreter's lock.
     pub holds_gil: bool,
+    /// It stands for as many ticks as [`LaneSettings::base_share`](super::lane_record::LaneSettings) says.
+    pub is_thinned: bool,
     /// Thread name, zero padded.
     pub thread_comm: [u8; COMM_BYTES],
     /// Main thread's name, zero padded.
@@ -266,6 +312,18 @@ pub struct PythonFrame {
 }
 
 impl PythonFrame {
+    /// From what stands in a sample.
+    pub fn from_words([word, details]: [u64; 2]) -> Self {
+        Self {
+            code: word & ((1 << 56) - 1),
+            cookie: (details >> 32) as u32,
+            offset: Some(details as u32).filter(|offset| *offset != u32::MAX),
+            is_entry: word >> 63 & 1 == 1,
+            is_empty: word >> 62 & 1 == 1,
+            is_unread: word >> 61 & 1 == 1,
+        }
+    }
+
     /// As it stands in a sample.
     pub fn to_words(self) -> [u64; 2] {
         let flags = [(self.is_entry, 63), (self.is_empty, 62), (self.is_unread, 61)];
@@ -300,6 +358,44 @@ pub struct CodeRecord<'a> {
 }
 
 impl<'a> SampleRecord<'a> {
+    /// What follows the head of `EVENT_SAMPLE`.
+    pub(super) fn parse(time_ns: u64, pid: u32, mut rest: &'a [u8]) -> Option<Self> {
+        let period = take_u64(&mut rest)?;
+        let thread_pointer = take_u64(&mut rest)?;
+        let task = take_u64(&mut rest)?;
+        let tid = take_u32(&mut rest)?;
+        let generation = take_u32(&mut rest)?;
+        let python_instance = take_u32(&mut rest)?;
+        let kernel_count = take_u16(&mut rest)?;
+        let user_count = take_u16(&mut rest)?;
+        let python_count = take_u16(&mut rest)?;
+        let [outcome, python_outcome, flags, ..] = *take(&mut rest, 6)? else { return None };
+        let thread_comm = take(&mut rest, COMM_BYTES)?.try_into().ok()?;
+        let process_comm = take(&mut rest, COMM_BYTES)?.try_into().ok()?;
+        let kernel = take(&mut rest, usize::from(kernel_count) * 8)?;
+        let user = take(&mut rest, usize::from(user_count) * 8)?;
+        let python = take(&mut rest, usize::from(python_count) * 8)?;
+        Some(Self {
+            time_ns,
+            pid,
+            tid,
+            period,
+            thread_pointer,
+            task: (task != 0).then_some(task),
+            generation,
+            outcome,
+            python_outcome,
+            python_instance,
+            holds_gil: flags & 2 != 0,
+            is_thinned: flags & 4 != 0,
+            thread_comm,
+            process_comm,
+            kernel,
+            user,
+            python,
+        })
+    }
+
     /// Kernel addresses, leaf first.
     pub fn kernel_frames(&self) -> impl DoubleEndedIterator<Item = u64> + 'a {
         words(self.kernel)
@@ -314,15 +410,7 @@ impl<'a> SampleRecord<'a> {
     pub fn python_frames(&self) -> impl ExactSizeIterator<Item = PythonFrame> + 'a {
         self.python.as_chunks::<16>().0.iter().map(|bytes| {
             let mut pair = words(bytes);
-            let (word, details) = (pair.next().unwrap_or(0), pair.next().unwrap_or(0));
-            PythonFrame {
-                code: word & ((1 << 56) - 1),
-                cookie: (details >> 32) as u32,
-                offset: Some(details as u32).filter(|offset| *offset != u32::MAX),
-                is_entry: word >> 63 & 1 == 1,
-                is_empty: word >> 62 & 1 == 1,
-                is_unread: word >> 61 & 1 == 1,
-            }
+            PythonFrame::from_words([pair.next().unwrap_or(0), pair.next().unwrap_or(0)])
         })
     }
 }
@@ -345,7 +433,16 @@ impl<'a> Record<'a> {
         let pid = take_u32(&mut rest)?;
         let kind = take_u32(&mut rest)?;
         if kind == 1 {
-            return Self::parse_sample(time_ns, pid, rest);
+            return SampleRecord::parse(time_ns, pid, rest).map(Self::Sample);
+        }
+        if (7..=9).contains(&kind) {
+            return WaitRecord::parse(time_ns, pid, kind, rest).map(Self::Wait);
+        }
+        if kind == 11 || kind == 12 {
+            return LaneRecord::parse(time_ns, pid, kind, rest).map(Self::Lane);
+        }
+        if kind == 10 {
+            return ThreadRecord::take(time_ns, pid, &mut rest).map(Self::Thread);
         }
         if kind == 5 || kind == 6 {
             let record = CodeRecord::parse(pid, rest)?;
@@ -361,42 +458,6 @@ impl<'a> Record<'a> {
             _ => return None,
         };
         Some(Self::Process { time_ns, pid, change, comm })
-    }
-
-    fn parse_sample(time_ns: u64, pid: u32, mut rest: &'a [u8]) -> Option<Self> {
-        let period = take_u64(&mut rest)?;
-        let thread_pointer = take_u64(&mut rest)?;
-        let task = take_u64(&mut rest)?;
-        let tid = take_u32(&mut rest)?;
-        let generation = take_u32(&mut rest)?;
-        let python_instance = take_u32(&mut rest)?;
-        let kernel_count = take_u16(&mut rest)?;
-        let user_count = take_u16(&mut rest)?;
-        let python_count = take_u16(&mut rest)?;
-        let [outcome, python_outcome, flags, ..] = *take(&mut rest, 6)? else { return None };
-        let thread_comm = take(&mut rest, COMM_BYTES)?.try_into().ok()?;
-        let process_comm = take(&mut rest, COMM_BYTES)?.try_into().ok()?;
-        let kernel = take(&mut rest, usize::from(kernel_count) * 8)?;
-        let user = take(&mut rest, usize::from(user_count) * 8)?;
-        let python = take(&mut rest, usize::from(python_count) * 8)?;
-        Some(Self::Sample(SampleRecord {
-            time_ns,
-            pid,
-            tid,
-            period,
-            thread_pointer,
-            task: (task != 0).then_some(task),
-            generation,
-            outcome,
-            python_outcome,
-            python_instance,
-            holds_gil: flags & 2 != 0,
-            thread_comm,
-            process_comm,
-            kernel,
-            user,
-            python,
-        }))
     }
 }
 
@@ -430,21 +491,21 @@ impl<'a> CodeRecord<'a> {
     }
 }
 
-fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+pub(super) fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
     let (head, tail) = rest.split_at_checked(count)?;
     *rest = tail;
     Some(head)
 }
 
-fn take_u16(rest: &mut &[u8]) -> Option<u16> {
+pub(super) fn take_u16(rest: &mut &[u8]) -> Option<u16> {
     Some(u16::from_ne_bytes(take(rest, 2)?.try_into().ok()?))
 }
 
-fn take_u32(rest: &mut &[u8]) -> Option<u32> {
+pub(super) fn take_u32(rest: &mut &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(take(rest, 4)?.try_into().ok()?))
 }
 
-fn take_u64(rest: &mut &[u8]) -> Option<u64> {
+pub(super) fn take_u64(rest: &mut &[u8]) -> Option<u64> {
     Some(u64::from_ne_bytes(take(rest, 8)?.try_into().ok()?))
 }
 

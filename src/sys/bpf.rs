@@ -3,17 +3,21 @@
 //! this process, whichever ends first; nothing is pinned.
 
 use std::cell::RefCell;
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use libbpf_rs::{
-    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, RingBuffer, RingBufferBuilder,
+    Iter, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, RingBuffer,
+    RingBufferBuilder,
 };
 
 use super::abi::{COUNTER_COUNT, Counters, RULE_CAPACITY, TableProcess, TablePython};
+use super::lane_record::LaneSettings;
 use super::perf_event::PerfEvent;
 use super::table_memory::{Plain, SharedArray, TableCapacity, TableMemory};
+use super::wait_record::{OffCpuSettings, ThreadAccount};
 use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// Compiled by `scripts/build-ebpf`; CI compares it with a rebuild.
@@ -36,7 +40,21 @@ pub struct BpfSettings {
     pub kernel_frames: bool,
     /// The perf events write a sample of their own for each of ours.
     pub keep_samples: bool,
+    /// Ticks of the clock are samples; else it is only there for new mappings.
+    pub on_cpu: bool,
+    /// Waits are told, and how; `None`: the programs for that are not even loaded.
+    pub off_cpu: Option<OffCpuSettings>,
+    /// Requests are told, and how; `None`: the programs for that are not even loaded.
+    pub lane: Option<LaneSettings>,
 }
+
+/// Programs that tell waits and know their tracepoint themselves.
+const OFF_CPU_PROGRAMS: [&str; 6] =
+    ["thread_switch", "thread_waking", "thread_fork", "thread_exec", "thread_exit", "call_exit"];
+/// Programs that tell what is received and sent, likewise.
+const LANE_PROGRAMS: [&str; 3] = ["lane_receive", "lane_send", "lane_close"];
+/// `CONTEXT_COUNT` of `unwind.h`.
+const CONTEXTS: u32 = 3;
 
 /// The loaded programs and maps.
 pub struct Bpf {
@@ -44,6 +62,7 @@ pub struct Bpf {
     ring: RingBuffer<'static>,
     records: Rc<RefCell<RecordBuffer>>,
     processes: MapHandle,
+    full_rates: MapHandle,
     counters: MapHandle,
     memory_bytes: u64,
     object: Object,
@@ -90,6 +109,7 @@ impl Bpf {
             ring,
             records,
             processes: map_named(&object, "processes")?,
+            full_rates: map_named(&object, "full_rates")?,
             counters: map_named(&object, "counters")?,
             memory_bytes: memory_bytes(&object),
             object,
@@ -113,6 +133,37 @@ impl Bpf {
         Ok(())
     }
 
+    /// Attaches what tells waits: of threads that are born or accounted for from here on.
+    pub fn attach_off_cpu(&mut self) -> Result<()> {
+        self.attach_traces(&OFF_CPU_PROGRAMS)
+    }
+
+    /// Attaches what tells what targets receive and send from here on.
+    pub fn attach_lane(&mut self) -> Result<()> {
+        self.attach_traces(&LANE_PROGRAMS)
+    }
+
+    fn attach_traces(&mut self, names: &[&str]) -> Result<()> {
+        for name in names {
+            let link = program_named(&self.object, name)?.attach_trace();
+            let link =
+                link.map_err(|cause| load_error(cause).context(format!("failed to attach `{name}`")))?;
+            self.links.push(link);
+        }
+        Ok(())
+    }
+
+    /// Begins to account for the threads of all targets that are not yet, and returns the sums of all.
+    pub fn account(&self) -> Result<Vec<ThreadAccount>> {
+        let intent = "failed to read the times of threads";
+        let link = program_named(&self.object, "account")?.attach();
+        let link = link.map_err(|cause| load_error(cause).context(intent))?;
+        let mut iteration = Iter::new(&link).map_err(|cause| bpf_error(intent.to_owned(), cause))?;
+        let mut bytes = Vec::new();
+        iteration.read_to_end(&mut bytes).context(|| intent.to_owned())?;
+        ThreadAccount::parse_all(&bytes)
+    }
+
     /// Makes `event` take samples, from now on: libbpf starts the event as it attaches.
     pub fn attach_sampler(&mut self, event: &PerfEvent) -> Result<()> {
         let intent = "failed to attach to a perf event";
@@ -122,6 +173,15 @@ impl Bpf {
         self.links.push(link.map_err(|cause| load_error(cause).context(intent))?);
         let _owned_by_link = copy.into_raw_fd();
         Ok(())
+    }
+
+    /// Until when, `CLOCK_MONOTONIC`, each tick on a thread of `pid` is a sample; 0: not any more.
+    pub fn set_full_rate(&self, pid: u32, until_ns: u64) {
+        // Full: it is sampled at the low rate, which its profiles show.
+        let _full_or_gone = match until_ns {
+            0 => self.full_rates.delete(&pid.to_ne_bytes()),
+            _ => self.full_rates.update(&pid.to_ne_bytes(), &until_ns.to_ne_bytes(), MapFlags::ANY),
+        };
     }
 
     /// Makes a process a target, or changes what the walker knows of it, atomically.
@@ -197,15 +257,26 @@ impl Bpf {
 }
 
 fn configure(open: &mut OpenObject, settings: &BpfSettings) -> libbpf_rs::Result<()> {
+    let sees_waits = settings.off_cpu.is_some();
+    for mut program in open.progs_mut() {
+        let name = program.name().to_string_lossy().into_owned();
+        let is_lane = LANE_PROGRAMS.contains(&&*name);
+        let is_off_cpu = name == "account" || OFF_CPU_PROGRAMS.contains(&&*name);
+        let wanted = if is_lane { settings.lane.is_some() } else { sees_waits || !is_off_cpu };
+        program.set_autoload(wanted);
+    }
+    let contexts = if sees_waits { CONTEXTS } else { 1 };
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         match name.as_str() {
             "mappings" => map.set_value_size(settings.capacity.mappings * 40)?,
             "pages" => map.set_value_size(settings.capacity.pages * 8)?,
             "rows" => map.set_value_size(settings.capacity.rows * 4)?,
-            "pythons" => map.set_value_size(settings.capacity.pythons * 112)?,
+            "pythons" => map.set_value_size(settings.capacity.pythons * 120)?,
             "ring" => map.set_max_entries(settings.ring_bytes)?,
-            "scratches" => map.set_max_entries(settings.cpu_capacity)?,
+            "scratches" => map.set_max_entries(settings.cpu_capacity.saturating_mul(contexts))?,
+            "threads" | "budgets" => map.set_autocreate(sees_waits)?,
+            "lanes" => map.set_autocreate(settings.lane.is_some())?,
             _ if name.ends_with(".rodata") => {
                 if let Some(data) = map.initial_value_mut() {
                     write_settings(data, settings);
@@ -225,9 +296,19 @@ fn write_settings(data: &mut [u8], settings: &BpfSettings) {
         settings.capacity.mappings,
         settings.capacity.pythons,
         settings.ring_bytes / 4,
+        settings.cpu_capacity,
+        settings.off_cpu.map_or(0, |off_cpu| off_cpu.min_wait_ns),
+        settings.lane.map_or(1, |lane| lane.base_share.max(1)),
     ];
-    let switches =
-        [settings.follow_children, settings.watch_all, settings.kernel_frames, settings.keep_samples];
+    let switches = [
+        settings.follow_children,
+        settings.watch_all,
+        settings.kernel_frames,
+        settings.keep_samples,
+        settings.on_cpu,
+        settings.off_cpu.is_some_and(|off_cpu| off_cpu.wakers),
+        settings.lane.is_some(),
+    ];
     let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).chain(switches.map(u8::from));
     data.iter_mut().zip(bytes).for_each(|(slot, byte)| *slot = byte);
 }

@@ -61,6 +61,8 @@ mod flag {
     pub(super) const SAMPLE_ID_ALL: u64 = 1 << 18;
     pub(super) const MMAP2: u64 = 1 << 23;
     pub(super) const USE_CLOCKID: u64 = 1 << 25;
+    pub(super) const REMOVE_ON_EXEC: u64 = 1 << 36;
+    pub(super) const SIGTRAP: u64 = 1 << 37;
 }
 
 /// What makes the clock tick.
@@ -142,6 +144,20 @@ impl PerfEvent {
     /// [`ErrorKind::UnsupportedSystem`] when there is no such counter.
     pub fn open(source: EventSource, cpu: u32, period: u64, content: RingContent) -> Result<Self> {
         let fd = open_disabled(source, cpu, period, content).map_err(open_error)?;
+        let data_bytes = content.data_bytes();
+        let ring = map_ring(&fd, data_bytes)?;
+        Ok(Self { fd, ring, data_bytes })
+    }
+
+    /// Opens a disabled timer of thread `tid` alone. When the BPF program returns something other than 0, the thread is
+    /// given SIGTRAP before it executes another instruction in user mode: who traces it finds it as it was sampled.
+    /// It dies of that where nobody does. Only tests want that; needs Linux 5.13.
+    pub fn open_trap(tid: u32, period_ns: u64) -> Result<Self> {
+        let content = RingContent::Mappings;
+        let mut attr = describe(EventSource::CpuClock, period_ns, content);
+        // The kernel demands the second with the first: a new program knows nothing of the signal.
+        attr.flags |= flag::SIGTRAP | flag::REMOVE_ON_EXEC;
+        let fd = open_described(&attr, tid.cast_signed(), -1).map_err(open_error)?;
         let data_bytes = content.data_bytes();
         let ring = map_ring(&fd, data_bytes)?;
         Ok(Self { fd, ring, data_bytes })
@@ -240,6 +256,11 @@ pub(super) fn open_disabled(
     period: u64,
     content: RingContent,
 ) -> std::io::Result<OwnedFd> {
+    const EVERY_PROCESS: libc::pid_t = -1;
+    open_described(&describe(source, period, content), EVERY_PROCESS, cpu.cast_signed())
+}
+
+fn describe(source: EventSource, period: u64, content: RingContent) -> PerfEventAttr {
     let (kind, config) = match source {
         EventSource::CpuClock => (PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK),
         EventSource::Cycles => (PERF_TYPE_HARDWARE, PERF_COUNT_HW_CPU_CYCLES),
@@ -261,15 +282,19 @@ pub(super) fn open_disabled(
         ..PerfEventAttr::default()
     };
     content.describe(&mut attr);
+    attr
+}
+
+/// Either of `thread` and `cpu` may be -1: any.
+fn open_described(attr: &PerfEventAttr, thread: libc::pid_t, cpu: libc::c_int) -> std::io::Result<OwnedFd> {
     let no_group: RawFd = -1;
-    let every_process: libc::pid_t = -1;
     // SAFETY: `attr` is a valid attribute of the size it states and lives across the call.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
-            &attr,
-            every_process,
-            cpu as libc::c_int,
+            std::ptr::from_ref(attr),
+            thread,
+            cpu,
             no_group,
             PERF_FLAG_FD_CLOEXEC,
         )

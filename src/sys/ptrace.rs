@@ -21,8 +21,10 @@ use nix::sys::ptrace;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::unistd::Pid;
 
+use super::precedence::{Precedence, Turn};
+use super::rights::StopFacts;
 use crate::model::Stops;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// General registers of a stopped thread, in the order of DWARF's numbers (rax, rdx, rcx, rbx, rsi,
 /// rdi, rbp, rsp, r8 … r15), and what else tells where it is.
@@ -42,13 +44,15 @@ pub struct UserRegisters {
 #[derive(Debug)]
 pub struct Stopper {
     /// Seized and told to stop, but not stopped in time.
-    late: Vec<Pid>,
+    late: Vec<Asked>,
     /// The signal mask before; SIGCHLD, which tells that a thread stopped, is waited for instead of delivered.
     mask: SigSet,
-    /// How long threads were held, from the request to stop on, so a little less: how often, all together, the longest.
+    /// How long threads were held, from when they were seen last not to have stopped, our own waiting for a CPU
+    /// included: how often, all together, the longest.
     pub stops: Stops,
     /// Threads that did not stop in time.
     pub late_count: u64,
+    turn: Turn,
     not_send: PhantomData<*const ()>,
 }
 
@@ -60,6 +64,15 @@ pub struct Stopped<'a> {
     /// The signal that it was about to be given, 0 if none.
     signal: i32,
     since: Instant,
+    _precedence: Precedence,
+}
+
+/// A thread that was told to stop.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    tid: Pid,
+    /// When it had not stopped yet.
+    unstopped: Instant,
 }
 
 /// How a wait for a thread ended.
@@ -77,46 +90,102 @@ impl Stopper {
         let mut mask = SigSet::empty();
         pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&child), Some(&mut mask))
             .map_err(|errno| Error::from_io("failed to block SIGCHLD", errno.into()))?;
-        prefer_this_thread();
-        Ok(Self { late: Vec::new(), mask, stops: Stops::default(), late_count: 0, not_send: PhantomData })
+        Ok(Self {
+            late: Vec::new(),
+            mask,
+            stops: Stops::default(),
+            late_count: 0,
+            turn: Turn::of_this_thread(),
+            not_send: PhantomData,
+        })
     }
 
     /// Stops thread `tid`, waiting at most `limit` for it. `None`: it did not stop in time, or ended.
     /// Fails where tracing it is not permitted or somebody else does so already.
     pub fn stop(&mut self, tid: u32, limit: Duration) -> Result<Option<Stopped<'_>>> {
         let tid = Pid::from_raw(tid.cast_signed());
-        if self.late.contains(&tid) {
+        if self.late.iter().any(|late| late.tid == tid) {
             return Ok(None);
         }
+        let precedence = self.turn.take_precedence();
         match ptrace::seize(tid, ptrace::Options::empty()) {
             Ok(()) => {}
             Err(Errno::ESRCH) => return Ok(None),
-            Err(errno) => return Err(refusal(tid, errno)),
+            Err(Errno::EPERM) => {
+                let number = tid.as_raw().cast_unsigned();
+                return StopFacts::gather(number).map_or(Ok(None), |facts| Err(facts.explain(number)));
+            }
+            Err(errno) => return Err(Error::from_io(format!("failed to stop thread {tid}"), errno.into())),
         }
-        let since = Instant::now();
+        let now = Instant::now();
+        let mut asked = Asked { tid, unstopped: now };
         // A thread that ended just now needs no interruption.
         let _gone = ptrace::interrupt(tid);
-        match wait_until(tid, since + limit) {
-            Waited::Stopped { signal } => Ok(Some(Stopped { stopper: self, tid, signal, since })),
+        match self.wait_until(&mut asked, now + limit) {
+            Waited::Stopped { signal } => {
+                let since = asked.unstopped;
+                Ok(Some(Stopped { stopper: self, tid, signal, since, _precedence: precedence }))
+            }
             Waited::Gone => Ok(None),
             Waited::NotYet => {
-                self.late.push(tid);
+                self.late.push(asked);
                 self.late_count += 1;
                 Ok(None)
             }
         }
     }
 
-    /// Lets go of threads that stopped later than they were waited for.
-    pub fn settle(&mut self) {
-        self.late.retain(|tid| match wait_once(*tid) {
-            Waited::Stopped { signal } => {
-                detach(*tid, signal);
-                false
+    fn wait_until(&self, asked: &mut Asked, deadline: Instant) -> Waited {
+        loop {
+            match asked.wait_once() {
+                Waited::NotYet => {}
+                over => return over,
             }
-            Waited::Gone => false,
-            Waited::NotYet => true,
-        });
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Waited::NotYet;
+            }
+            asked.unstopped = self.sleep(left).max(asked.unstopped);
+        }
+    }
+
+    /// Sleeps until a thread stops, for `limit` at most. Returns when it was over; since then we may have waited for
+    /// a CPU. Where the kernel does not tell that, returns when it began.
+    fn sleep(&self, limit: Duration) -> Instant {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGCHLD);
+        let time = libc::timespec { tv_sec: 0, tv_nsec: limit.as_nanos().min(999_999_999) as i64 };
+        let (began, delay) = (Instant::now(), self.turn.delay());
+        // SAFETY: both pointers are valid for the call; what is told of the signal is not wanted.
+        let _signal_or_timeout = unsafe { libc::sigtimedwait(set.as_ref(), std::ptr::null_mut(), &time) };
+        let now = Instant::now();
+        let waited = self.turn.delay().zip(delay).and_then(|(after, before)| after.checked_sub(before));
+        waited.and_then(|waited| now.checked_sub(waited)).unwrap_or(began)
+    }
+
+    /// Lets go of threads that stopped later than they were waited for, as they do, for `limit` at most or until
+    /// there is none.
+    pub fn settle(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let _precedence = (!self.late.is_empty()).then(|| self.turn.take_precedence());
+        loop {
+            let Self { late, stops, .. } = self;
+            late.retain_mut(|asked| match asked.wait_once() {
+                Waited::Stopped { signal } => {
+                    detach(asked.tid, signal);
+                    stops.add(asked.unstopped.elapsed());
+                    false
+                }
+                Waited::Gone => false,
+                Waited::NotYet => true,
+            });
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.late.is_empty() || left.is_zero() {
+                return;
+            }
+            let woken = self.sleep(left);
+            self.late.iter_mut().for_each(|asked| asked.unstopped = asked.unstopped.max(woken));
+        }
     }
 }
 
@@ -125,17 +194,17 @@ impl Drop for Stopper {
         /// What threads that are late are given to stop at last. The kernel lets go of the rest
         /// when this program ends.
         const LAST_WAIT: Duration = Duration::from_millis(20);
-        let deadline = Instant::now() + LAST_WAIT;
-        for tid in std::mem::take(&mut self.late) {
-            if let Waited::Stopped { signal } = wait_until(tid, deadline) {
-                detach(tid, signal);
-            }
-        }
+        self.settle(LAST_WAIT);
         let _best_effort = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
     }
 }
 
 impl Stopped<'_> {
+    /// When it stopped.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
     /// The registers that it had in user mode: in a system call, those of its entry.
     pub fn registers(&self) -> Result<UserRegisters> {
         let read = ptrace::getregs(self.tid).map_err(|errno| {
@@ -156,18 +225,8 @@ impl Stopped<'_> {
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         detach(self.tid, self.signal);
-        let held_ns = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let stops = &mut self.stopper.stops;
-        stops.count += 1;
-        stops.total_ns = stops.total_ns.saturating_add(held_ns);
-        stops.longest_ns = stops.longest_ns.max(held_ns);
+        self.stopper.stops.add(self.since.elapsed());
     }
-}
-
-/// While we wait for a CPU, what we hold waits too: where it is permitted, this thread goes first.
-fn prefer_this_thread() {
-    // SAFETY: takes numbers only; 0 is the calling thread. Ordinary users are refused, which is as well.
-    let _best_effort = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
 }
 
 /// Lets a stopped thread go, with the signal that it was about to be given.
@@ -183,61 +242,22 @@ fn detach(tid: Pid, signal: i32) {
     };
 }
 
-fn wait_until(tid: Pid, deadline: Instant) -> Waited {
-    loop {
-        match wait_once(tid) {
-            Waited::NotYet => {}
-            over => return over,
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+impl Asked {
+    fn wait_once(&mut self) -> Waited {
+        let (mut status, began) = (0, Instant::now());
+        // SAFETY: `status` is a valid place for the answer.
+        let answer = unsafe { libc::waitpid(self.tid.as_raw(), &mut status, libc::__WALL | libc::WNOHANG) };
+        if answer == 0 {
+            self.unstopped = began;
             return Waited::NotYet;
         }
-        let mut set = SigSet::empty();
-        set.add(Signal::SIGCHLD);
-        let time = libc::timespec { tv_sec: 0, tv_nsec: left.as_nanos().min(999_999_999) as i64 };
-        // SAFETY: both pointers are valid for the call; what is told of the signal is not wanted.
-        let _signal_or_timeout = unsafe { libc::sigtimedwait(set.as_ref(), std::ptr::null_mut(), &time) };
+        if answer < 0 || !libc::WIFSTOPPED(status) {
+            return Waited::Gone;
+        }
+        // The event of an interruption, or of a stop of the whole process, which goes on by itself.
+        let is_event = status >> 16 == libc::PTRACE_EVENT_STOP;
+        Waited::Stopped { signal: if is_event { 0 } else { libc::WSTOPSIG(status) } }
     }
-}
-
-fn wait_once(tid: Pid) -> Waited {
-    let mut status = 0;
-    // SAFETY: `status` is a valid place for the answer.
-    let answer = unsafe { libc::waitpid(tid.as_raw(), &mut status, libc::__WALL | libc::WNOHANG) };
-    if answer == 0 {
-        return Waited::NotYet;
-    }
-    if answer < 0 || !libc::WIFSTOPPED(status) {
-        return Waited::Gone;
-    }
-    // The event of an interruption, or of a stop of the whole process, which goes on by itself.
-    let is_event = status >> 16 == libc::PTRACE_EVENT_STOP;
-    Waited::Stopped { signal: if is_event { 0 } else { libc::WSTOPSIG(status) } }
-}
-
-/// Why thread `tid` cannot be seized.
-fn refusal(tid: Pid, errno: Errno) -> Error {
-    let message = format!("failed to stop thread {tid}");
-    let error = Error::from_io(message, errno.into());
-    if errno != Errno::EPERM {
-        return error;
-    }
-    let tracer = tracer_of(tid);
-    match tracer {
-        Some(tracer) => Error::new(ErrorKind::PermissionDenied, format!("process {tracer} traces thread {tid} already"))
-            .with_hint("end the debugger or strace that is attached; `txprof record --backend ebpf` needs no stop"),
-        None => error.with_hint(
-            "run txprof as the process's owner or as root; in a container start it with `--cap-add SYS_PTRACE`; \
-             where Yama forbids it: sudo sysctl kernel.yama.ptrace_scope=0",
-        ),
-    }
-}
-
-fn tracer_of(tid: Pid) -> Option<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let tracer = text.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
-    Some(tracer).filter(|tracer| *tracer != 0)
 }
 
 #[cfg(test)]
@@ -280,5 +300,25 @@ mod tests {
         child.kill().expect("it lives");
         child.wait().expect("it was killed");
         assert!(stopper.stop(child.id(), Duration::ZERO).expect("gone is no failure").is_none());
+    }
+    /// A thread that stops too late is let go as soon as it does, and that is counted as any other stop.
+    #[test]
+    fn late_threads_are_let_go_at_once() {
+        let mut child = sleeper();
+        let mut stopper = Stopper::new().expect("SIGCHLD can be blocked");
+        for _ in 0..100 {
+            if stopper.stop(child.id(), Duration::ZERO).expect("own child").is_none() {
+                break;
+            }
+        }
+        let (late, before) = (stopper.late_count, stopper.stops);
+        assert_eq!(late, 1, "no thread stops in no time");
+        let began = Instant::now();
+        stopper.settle(Duration::from_secs(10));
+        assert!(began.elapsed() < Duration::from_secs(5), "it was waited for after it had stopped");
+        assert_ne!(state(child.id()), 't');
+        assert_eq!(stopper.stops.count, before.count + 1);
+        child.kill().expect("it lives");
+        child.wait().expect("it was killed");
     }
 }

@@ -8,7 +8,8 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, User, geteuid};
 
 use super::procfs;
-use crate::sys::rights::{Capability, effective_capabilities};
+use crate::sys::rights::StopFacts;
+use crate::sys::rights::stop::OUT_OF_NAMESPACE;
 use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// A process that can be recorded.
@@ -78,19 +79,24 @@ fn check_access(pid: u32, comm: &str, uid: u32) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => error,
         other => return other.map(drop),
     };
+    let Some(facts) = StopFacts::gather(pid) else {
+        return Err(denied);
+    };
     let user = User::from_uid(uid.into()).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
     let what = match geteuid().as_raw() == uid {
         false => format!("process {pid} ({comm}) belongs to user {user}"),
         true => format!("process {pid} ({comm}) guards its memory or has more rights than txprof"),
     };
-    let (reason, hint) = match effective_capabilities().contains(&Capability::SysPtrace) {
-        false => ("CAP_SYS_PTRACE is missing", "run txprof with sudo; `txprof doctor` shows other ways"),
-        true => (
-            "CAP_SYS_PTRACE does not reach it",
-            "a security module guards it, or it lives in an outer user namespace: run txprof there",
-        ),
+    let (reason, hint) = match facts.has_capability {
+        false => ("CAP_SYS_PTRACE is missing", facts.ways_to_capability()),
+        true if !facts.initial_user_namespace => {
+            ("CAP_SYS_PTRACE of a user namespace does not reach out of it", OUT_OF_NAMESPACE)
+        }
+        true => ("CAP_SYS_PTRACE does not reach it", "a security module guards it: its log says which"),
     };
-    Err(denied.context(format!("{what}, and {reason}")).with_hint(hint))
+    Err(denied
+        .context(format!("{what}, and {reason}"))
+        .with_hint(format!("{hint}; `txprof doctor` explains")))
 }
 
 /// By the executable's ELF class (`EI_CLASS`, byte 4 of the ELF header); what cannot be read is not.

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::Verdict;
-use super::judge::{Class, Finding};
+use super::judge::{Class, Finding, Judgement, Verdict};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sums {
@@ -43,17 +42,49 @@ impl Sums {
     }
 }
 
+/// Our frames in one module. A frame is judged where a judge knows its caller, or that it has none, and exact where
+/// we say the same. Not judged are those behind the first on which the judges have no word, or another one: of a
+/// `cut` stack the frames from the end of the copy on, of an `open` or `late` one all from that place on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Frames {
+    all: u64,
+    judged: u64,
+    exact: u64,
+}
+
+impl Frames {
+    fn add(&mut self, other: &Self) {
+        self.all += other.all;
+        self.judged += other.judged;
+        self.exact += other.exact;
+    }
+}
+
 /// All verdicts.
 #[derive(Debug, Default)]
 pub struct Account {
     programs: BTreeMap<String, Sums>,
+    modules: BTreeMap<String, Frames>,
     findings: BTreeMap<(&'static str, String, Class), (u64, String)>,
     /// Readings whose other half was lost.
     pub lost: u64,
 }
 
 impl Account {
-    pub fn add(&mut self, program: &str, verdict: Verdict) {
+    /// `modules` are those of our frames, leaf first.
+    pub fn add<'a>(&mut self, program: &str, judgement: Judgement, modules: impl Iterator<Item = &'a str>) {
+        let Judgement { verdict, same_callers } = judgement;
+        let is_wrong = matches!(verdict, Verdict::Wrong(_));
+        for (index, module) in modules.enumerate() {
+            let exact = u64::from(index < same_callers);
+            let wrong = u64::from(index == same_callers && is_wrong);
+            let frames = Frames { all: 1, judged: exact + wrong, exact };
+            self.modules.entry(module.to_owned()).or_default().add(&frames);
+        }
+        self.add_verdict(program, verdict);
+    }
+
+    fn add_verdict(&mut self, program: &str, verdict: Verdict) {
         let sums = self.programs.entry(program.to_owned()).or_default();
         let (name, finding) = match verdict {
             Verdict::Exact => {
@@ -118,13 +149,36 @@ impl Account {
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.show_programs(f)?;
+        self.show_modules(f)?;
+        for ((verdict, program, class), (count, example)) in &self.findings {
+            let Class { module, outcome, framehop, programs } = class;
+            writeln!(
+                f,
+                "{verdict} {count} × {program} in {module}: {outcome:?}, framehop {framehop:?}, programs {programs:?}; {example}"
+            )?;
+        }
+        writeln!(f, "{} readings without their other half", self.lost)
+    }
+}
+
+impl Account {
+    /// Programs, versions of CPython, and all.
+    fn show_programs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "{:26} {:>7} {:>7} {:>8} {:>7} {:>9} {:>6} {:>6} {:>6} {:>6}",
             "program", "stacks", "exact", "of ended", "cut", "confirmed", "open", "WRONG", "late", "gone"
         )?;
-        let total = ("all".to_owned(), self.total());
-        for (name, sums) in self.programs.iter().chain([(&total.0, &total.1)]) {
+        let mut versions: BTreeMap<u8, Sums> = BTreeMap::new();
+        for (program, sums) in &self.programs {
+            if let Some(minor) = minor_of(program) {
+                versions.entry(minor).or_default().add(sums);
+            }
+        }
+        let versions = versions.into_iter().map(|(minor, sums)| (format!("all of CPython 3.{minor}"), sums));
+        let programs = self.programs.iter().map(|(name, sums)| (name.clone(), *sums));
+        for (name, sums) in programs.chain(versions).chain([("all".to_owned(), self.total())]) {
             writeln!(
                 f,
                 "{name:26} {:>7} {:>7} {:>7.3}% {:>7} {:>9} {:>6} {:>6} {:>6} {:>6}",
@@ -139,13 +193,32 @@ impl fmt::Display for Account {
                 sums.gone
             )?;
         }
-        for ((verdict, program, class), (count, example)) in &self.findings {
-            let Class { module, outcome, framehop, programs } = class;
-            writeln!(
-                f,
-                "{verdict} {count} × {program} in {module}: {outcome:?}, framehop {framehop:?}, programs {programs:?}; {example}"
-            )?;
-        }
-        writeln!(f, "{} readings without their other half", self.lost)
+        Ok(())
     }
+
+    /// Modules, those with the most frames first; ones with few are summed.
+    fn show_modules(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const FEW: u64 = 500;
+        writeln!(f, "{:34} {:>8} {:>8} {:>8} {:>9}", "module", "frames", "judged", "exact", "of judged")?;
+        let (mut many, few): (Vec<_>, Vec<_>) = self
+            .modules
+            .iter()
+            .map(|(name, frames)| (name.clone(), *frames))
+            .partition(|(_, f)| f.all >= FEW);
+        many.sort_by_key(|(_, frames)| std::cmp::Reverse(frames.all));
+        let mut rest = Frames::default();
+        few.iter().for_each(|(_, frames)| rest.add(frames));
+        let rest = (format!("{} with fewer than {FEW}", few.len()), rest);
+        for (name, Frames { all, judged, exact }) in many.into_iter().chain([rest]) {
+            let share = exact as f64 * 100.0 / judged.max(1) as f64;
+            writeln!(f, "{name:34} {all:>8} {judged:>8} {exact:>8} {share:>8.3}%")?;
+        }
+        Ok(())
+    }
+}
+
+/// 8 of `pyenv-3.8.18 shapes`.
+fn minor_of(program: &str) -> Option<u8> {
+    let (_, version) = program.split_once(' ')?.0.split_once("-3.")?;
+    version.split('.').next()?.parse().ok()
 }

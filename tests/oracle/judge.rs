@@ -25,7 +25,16 @@ pub enum End {
     GaveUp(&'static str),
 }
 
-/// What comes out.
+/// What comes out, of the stack and of its frames.
+#[derive(Debug)]
+pub struct Judgement {
+    pub verdict: Verdict,
+    /// Our frames from the leaf on of which a judge says the same caller, or that they have none. Of the one behind
+    /// them the judges say another one where the verdict is [`Verdict::Wrong`], and else nothing.
+    pub same_callers: usize,
+}
+
+/// What comes out of a stack.
 #[derive(Debug)]
 pub enum Verdict {
     /// framehop reached the start by the same pcs.
@@ -83,12 +92,12 @@ const ORDER: [Reg; 16] = [
 ];
 
 /// Judges one pair.
-pub fn judge(space: &Space, cache: &mut CacheX86_64, ours: &Ours, kept: &Kept) -> Verdict {
+pub fn judge(space: &Space, cache: &mut CacheX86_64, ours: &Ours, kept: &Kept) -> Judgement {
     let framehop = walk_by_framehop(space, cache, kept);
     if follows(ours, &framehop) {
         match framehop.end {
-            End::Start => return Verdict::Exact,
-            End::Copy => return Verdict::Cut,
+            End::Start => return Judgement::of(Verdict::Exact, ours, &[&framehop]),
+            End::Copy => return Judgement::of(Verdict::Cut, ours, &[&framehop]),
             End::GaveUp(_) => {}
         }
     }
@@ -116,17 +125,30 @@ pub fn judge(space: &Space, cache: &mut CacheX86_64, ours: &Ours, kept: &Kept) -
         framehop_ended: framehop.end == End::Start,
     };
     let is_prefix = |pcs: &[u64]| pcs.starts_with(&ours.pcs);
-    if is_late(ours) && (is_prefix(&framehop.pcs) || is_prefix(&programs.pcs)) {
-        return Verdict::Late;
-    }
     let knows_more = programs.pcs.len() > common || programs.end == End::Start;
-    match (follows(ours, &programs), programs.end) {
+    let verdict = match (follows(ours, &programs), programs.end) {
+        _ if is_late(ours) && (is_prefix(&framehop.pcs) || is_prefix(&programs.pcs)) => Verdict::Late,
         (true, End::Start | End::Copy) if knows_more => Verdict::Confirmed(finding),
         (true, _) if follows(ours, &framehop) || skips_caller(space, ours, &framehop) => {
             Verdict::Open(finding)
         }
         _ => Verdict::Wrong(finding),
+    };
+    Judgement::of(verdict, ours, &[&framehop, &programs])
+}
+
+impl Judgement {
+    fn of(verdict: Verdict, ours: &Ours, walks: &[&Walk]) -> Self {
+        let same = walks.iter().map(|walk| same_callers(ours, walk)).max();
+        Self { verdict, same_callers: same.unwrap_or(0) }
     }
+}
+
+/// Of how many of our frames, from the leaf on, `theirs` says the same caller, or that they have none.
+fn same_callers(ours: &Ours, theirs: &Walk) -> usize {
+    let common = ours.pcs.iter().zip(&theirs.pcs).take_while(|(one, other)| one == other).count();
+    let is_same_end = theirs.end == End::Start && follows(ours, theirs);
+    if is_same_end { common } else { common.saturating_sub(1) }
 }
 
 /// Whether our walk is the same as far as the judge's goes, and ends where that does.

@@ -28,7 +28,7 @@ pub use account::Account;
 pub use session::Session;
 
 use image::{Image, Images};
-use judge::{Verdict, judge};
+use judge::judge;
 use kept::Kept;
 use pairs::{Ours, Pairs};
 use space::Space;

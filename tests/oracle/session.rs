@@ -48,6 +48,9 @@ impl Session {
             follow_children: true,
             watch_all: false,
             kernel_frames: true,
+            on_cpu: true,
+            off_cpu: None,
+            lane: None,
             keep_samples: true,
         };
         let mut sampler = bpf::open(&settings).expect("BPF is allowed here");
@@ -112,7 +115,10 @@ impl Session {
             let Some(Followed { name, space }) = self.followed.get(&ours.pid) else { continue };
             match space {
                 Some(space) if space.read_ns < ours.time_ns => {
-                    account.add(name, judge(space, &mut self.cache, &ours, &kept))
+                    let judgement = judge(space, &mut self.cache, &ours, &kept);
+                    let callers = ours.pcs.iter().skip(1).map(|pc| pc - 1);
+                    let looked_up = ours.pcs.iter().take(1).copied().chain(callers);
+                    account.add(name, judgement, looked_up.map(|address| space.module(address)));
                 }
                 _ => account.add_gone(name),
             }

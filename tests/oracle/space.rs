@@ -76,12 +76,20 @@ impl Space {
         mapped.image.as_ref().map(|(image, bias)| (&**image, address.wrapping_sub(*bias)))
     }
 
-    /// `libc.so.6+0x1234`, `[generated]` or `[unmapped]`.
-    pub fn name(&self, address: u64) -> String {
+    /// `libc.so.6`, `[generated]` or `[unmapped]`.
+    pub fn module(&self, address: u64) -> &str {
         match (self.find(address), self.mapped_at(address)) {
-            (Some((image, svma)), _) => format!("{}+{svma:#x}", image.name),
-            (None, Some(_)) => "[generated]".to_owned(),
-            (None, None) => "[unmapped]".to_owned(),
+            (Some((image, _)), _) => &image.name,
+            (None, Some(_)) => "[generated]",
+            (None, None) => "[unmapped]",
+        }
+    }
+
+    /// The same, with the stated address: `libc.so.6+0x1234`.
+    pub fn name(&self, address: u64) -> String {
+        match self.find(address) {
+            Some((image, svma)) => format!("{}+{svma:#x}", image.name),
+            None => self.module(address).to_owned(),
         }
     }
 

@@ -83,6 +83,7 @@ pub const PROGRAMS: &[Program] = &[
     c("signals", "signals.c", &[("handler_leaf", 0)]),
     c("jit", "jit.c", &[("jit_inner", 0), ("jit_late", 1), ("compiled_leaf", 2)]),
     c("edges", "edges.c", &[]),
+    c("red_zone", "red_zone.c", &[("popped", 0)]),
     c("dl_swap", "dl_swap.c", &[("leaf_a", 0), ("leaf_b", 1)]),
     c("children", "children.c", &[("forked_leaf", 0), ("execed_leaf", 1)]),
     c("births", "births.c", &[("born_leaf", 0)]),
@@ -90,6 +91,8 @@ pub const PROGRAMS: &[Program] = &[
     c("vdso", "vdso.c", &[("ask_the_time", 0)]),
     c("syscalls", "syscalls.c", &[("read_zeros", 0), ("user_leaf", 1)]),
     c("memfd_exec", "memfd_exec.c", &[]),
+    c("waits", "waits.c", &[]),
+    c("switches", "switches.c", &[]),
     c("mappings", "mappings.c", SPLIT),
     Program {
         name: "frames",

@@ -9,34 +9,42 @@
 // Each test file is a crate of its own and uses a part of this.
 #![allow(dead_code, unused_imports, unreachable_pub)]
 
+mod agent;
 mod build;
 mod calls;
 mod folded;
 mod golden;
 mod history;
+mod http;
 mod postgres;
 mod profile;
 mod python;
 pub mod replay;
 mod run;
+mod served;
 mod target;
+mod waits;
 
+pub use agent::{Agent, Kept, stored, unix_less_monotonic_ns};
 pub use build::{PROGRAMS, Program, built, built_library, built_pretended_python, program};
 pub use calls::{BySlot, Call, Calls, Comparison, Follows, Stack};
 pub use folded::{Folded, Line};
 pub use golden::{golden, golden_picture};
 pub use history::{History, stolen_ns};
+pub use http::{Asked, Client, ask_many, request_text};
 pub use postgres::Postgres;
 pub use profile::{completeness, processes, weight_ns};
 pub use python::{
-    Python, chains, lines_of, marked_lines, python_versions, python_with_numpy, pythons, readable_pythons,
-    some_pythons,
+    Python, chains, lines_of, marked_lines, python_versions, pythons, pythons_with_packages,
+    readable_pythons, some_pythons,
 };
 pub use run::{
     Run, Shot, TIMES, command, record, record_burning, record_burning_json, record_json, scratch, scratch_in,
     shell, txprof,
 };
-pub use target::{Account, Target, read_account, wait_for};
+pub use served::{Noted, Server, free_port, gunicorn_threads, listening, python_with_packages, start_server};
+pub use target::{Account, Target, read_account, wait_for, wait_within};
+pub use waits::{Wait, Waits};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

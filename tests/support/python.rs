@@ -3,11 +3,12 @@
 //! They are `/usr/bin/python3`, those of pyenv, and the Debian trees that `scripts/pythons` puts below
 //! `target/pythons`, which are used through `chroot`. `TXPROF_TEST_PYTHONS` restricts them to
 //! those whose name holds one of its words: `TXPROF_TEST_PYTHONS="3.8 system"`.
+//! What `scripts/python-packages` installs is for whoever asks for [`pythons_with_packages`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::{Target, has};
 
@@ -27,7 +28,12 @@ pub struct Python {
     pub path: PathBuf,
     /// The tree to `chroot` to, if any.
     pub root: Option<PathBuf>,
+    /// The folder of the packages that it may import, if any, seen from outside.
+    pub packages: Option<PathBuf>,
 }
+
+/// Where those in a tree see their packages.
+const PACKAGES_INSIDE: &str = "/packages";
 
 /// All interpreters, oldest first. Fails under `CI=true` when the system's is missing.
 pub fn pythons() -> Vec<Python> {
@@ -74,10 +80,24 @@ fn pythons_of(minors: RangeInclusive<u8>) -> Vec<Python> {
     found
 }
 
-/// The one that has numpy: Debian 12's, in a tree of its own. `None` where `scripts/pythons` did not fetch it.
-pub fn python_with_numpy() -> Option<Python> {
-    let tree = trees().into_iter().find(|tree| tree.ends_with("bookworm"))?;
-    Python::at("bookworm", "/usr/bin/python3.11".into(), Some(tree))
+/// All interpreters, with numpy and real servers, in versions that each can run, installed if need be. PyPI has wheels of all
+/// of them for every version that is supported: one that it no longer has fails the installation.
+pub fn pythons_with_packages() -> Vec<Python> {
+    let mut found = pythons();
+    let minors: BTreeSet<u8> = found.iter().map(|python| python.minor).collect();
+    let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python-packages"));
+    script.arg("servers").args(minors.iter().map(|minor| format!("3.{minor}")));
+    let output = script.stderr(Stdio::inherit()).output().expect("the script runs");
+    assert!(output.status.success(), "scripts/python-packages servers: {}", output.status);
+    let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    for python in &mut found {
+        python.packages = Some(folder.join(format!("3.{}", python.minor)));
+        if let Some(root) = &python.root {
+            let inside = root.join(PACKAGES_INSIDE.trim_start_matches('/'));
+            std::fs::create_dir_all(inside).expect("trees are writable");
+        }
+    }
+    found
 }
 
 /// One of each minor version, oldest first: for claims that depend on the version, not on how it was built.
@@ -118,7 +138,7 @@ impl Python {
         if !outside.exists() {
             return None;
         }
-        let mut python = Self { name: origin.to_owned(), minor: 0, path, root };
+        let mut python = Self { name: origin.to_owned(), minor: 0, path, root, packages: None };
         let output =
             python.command(&["-c", "import platform; print(platform.python_version())"]).output().ok()?;
         let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -155,69 +175,92 @@ print(next((file for file in files if '/libpython3' in file), files[0]))",
 
     /// The interpreter with `arguments`, as `chroot` and it understand them.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = match &self.root {
-            None => Command::new(&self.path),
-            Some(root) => {
+        let mut command = match (&self.root, &self.packages) {
+            (None, _) => Command::new(&self.path),
+            (Some(root), None) => {
                 let mut command = Command::new("chroot");
                 command.arg(root).arg(&self.path);
                 command
             }
+            // In a mount namespace of its own: whatever becomes of it, the tree has no mount.
+            (Some(root), Some(packages)) => {
+                let mount =
+                    format!("mount --bind \"$1\" \"$2{PACKAGES_INSIDE}\" && shift && exec chroot \"$@\"");
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", &mount, "sh"]).arg(packages).arg(root).arg(&self.path);
+                command
+            }
         };
-        command.arg("-B").args(arguments);
+        // Packages are compiled once; the tree of sources stays clean.
+        command.args(self.packages.is_none().then_some("-B")).args(arguments);
         command
+    }
+
+    /// The folder of its packages, as a process in `root` sees it.
+    pub fn packages(&self) -> &str {
+        let packages = self.packages.as_ref().expect("it is one of `pythons_with_packages`");
+        let outside = packages.to_str().expect("paths of the tree are plain");
+        self.root.as_ref().map_or(outside, |_| PACKAGES_INSIDE)
     }
 
     /// Starts a program of `tests/programs/python` and waits until it burns CPU.
     pub fn start(&self, program: &str, arguments: &[&str]) -> Target {
         let target = self.start_unwaited(program, arguments);
-        super::wait_for(&format!("{program} to burn CPU on {}", self.name), || {
-            target.account().iter().any(|slot| *slot > 0)
-        });
+        self.wait_to_burn(program, &target);
         target
     }
 
-    /// As [`Self::start`], without waiting.
-    pub fn start_unwaited(&self, program: &str, arguments: &[&str]) -> Target {
-        self.start_nice(0, program, arguments)
+    fn wait_to_burn(&self, program: &str, target: &Target) {
+        super::wait_for(&format!("{program} to burn CPU on {}", self.name), || {
+            target.account().iter().any(|slot| *slot > 0)
+        });
     }
 
-    fn start_nice(&self, niceness: u8, program: &str, arguments: &[&str]) -> Target {
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/python");
+    /// As [`Self::start`], without waiting. With packages, programs of `tests/programs/servers` are beside those, all are
+    /// modules, and a program may be one of the packages': its whole path inside.
+    pub fn start_unwaited(&self, program: &str, arguments: &[&str]) -> Target {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
         let root = self.root.as_deref().unwrap_or(Path::new("/"));
         Target::start_inside(root, |directory| {
-            let programs = if self.root.is_some() {
-                copy_all(&sources, &root.join(directory.strip_prefix("/").unwrap_or(directory)));
-                directory.to_owned()
-            } else {
-                sources.clone()
-            };
+            let outside = root.join(directory.strip_prefix("/").unwrap_or(directory));
+            let copied = self.root.is_some() || self.packages.is_some();
+            let programs = if copied { directory.to_owned() } else { sources.join("python") };
+            if copied {
+                copy_all(&sources.join("python"), &outside);
+            }
             let program = programs.join(program);
             let mut all = vec![program.to_str().expect("paths of the tree are plain")];
             all.extend_from_slice(arguments);
-            let python = self.command(&all);
-            let mut command = Command::new("nice");
-            command.args(["-n", &niceness.to_string()]).arg(python.get_program()).args(python.get_args());
+            let mut command = self.command(&all);
+            if self.packages.is_some() {
+                copy_all(&sources.join("servers"), &outside);
+                command.env("PYTHONPATH", format!("{}:{}", self.packages(), directory.display()));
+            }
             command
         })
     }
 
-    /// `program` of all interpreters at once, each burning. More than there are CPUs are nice: what
-    /// records them has to get on.
+    /// `program` of all interpreters at once, each burning.
     pub fn start_each(pythons: Vec<Self>, program: &str, arguments: &[&str]) -> Vec<(Self, Target)> {
-        let niceness = if pythons.len() > 2 { 10 } else { 0 };
-        let started: Vec<(Self, Target)> = pythons
-            .into_iter()
-            .map(|python| {
-                let target = python.start_nice(niceness, program, arguments);
-                (python, target)
-            })
-            .collect();
-        for (python, target) in &started {
-            super::wait_for(&format!("{program} to burn CPU on {}", python.name), || {
-                target.account().iter().any(|slot| *slot > 0)
-            });
-        }
+        let started = Self::start_each_unwaited(pythons, |python| python.start_unwaited(program, arguments));
+        started.iter().for_each(|(python, target)| python.wait_to_burn(program, target));
         started
+    }
+
+    /// What `start` starts of all interpreters at once. More than there are CPUs are nice: what records them has to get on.
+    pub fn start_each_unwaited(
+        pythons: Vec<Self>,
+        mut start: impl FnMut(&Self) -> Target,
+    ) -> Vec<(Self, Target)> {
+        let are_many = pythons.len() > 2;
+        let started = pythons.into_iter().map(|python| {
+            let target = start(&python);
+            if are_many {
+                target.be_nice();
+            }
+            (python, target)
+        });
+        started.collect()
     }
 }
 

@@ -112,6 +112,21 @@ impl Target {
         children.split_whitespace().next().expect("the target has a child").to_owned()
     }
 
+    /// The process and its children.
+    pub fn family(&self) -> Vec<u32> {
+        let path = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let children = std::fs::read_to_string(path).expect("the target lives");
+        let children = children.split_whitespace().map(|pid| pid.parse().expect("pids are numbers"));
+        std::iter::once(self.child.id()).chain(children).collect()
+    }
+
+    /// Lets whatever else wants to run before the whole group of the target.
+    pub fn be_nice(&self) {
+        let renice =
+            Command::new("renice").args(["-n", "10", "-g", &self.pid()]).stdout(Stdio::null()).status();
+        assert!(renice.expect("renice runs").success(), "root may do this");
+    }
+
     /// The CPU time that the target has counted so far.
     pub fn account(&self) -> Account {
         read_account(&self.account)
@@ -157,9 +172,14 @@ pub fn read_account(path: &Path) -> Account {
 
 /// Waits up to 20 s for `condition`; panics naming `what` when it does not come.
 pub fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    wait_within(Duration::from_secs(20), what, condition);
+}
+
+/// As [`wait_for`], up to `limit`.
+pub fn wait_within(limit: Duration, what: &str, condition: impl Fn() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(20), "waited in vain for {what}");
+        assert!(began.elapsed() < limit, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

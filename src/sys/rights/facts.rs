@@ -130,7 +130,7 @@ impl Facts {
             capabilities: parse_capabilities(&status),
             no_new_privileges: status_value(&status, "NoNewPrivs:") == Some("1"),
             seccomp_filter: status_value(&status, "Seccomp:") == Some("2"),
-            initial_user_namespace: is_namespace("user", INITIAL_USER_NAMESPACE),
+            initial_user_namespace: initial_user_namespace(),
             initial_pid_namespace: is_namespace("pid", INITIAL_PID_NAMESPACE),
             container: find_container(),
             perf_event_paranoid: read_setting("kernel/perf_event_paranoid"),
@@ -173,12 +173,16 @@ fn is_namespace(kind: &str, inode: u32) -> bool {
     link.is_ok_and(|link| link == Path::new(&format!("{kind}:[{inode}]")))
 }
 
+pub(super) fn initial_user_namespace() -> bool {
+    is_namespace("user", INITIAL_USER_NAMESPACE)
+}
+
 fn online_cpus() -> u64 {
     let count = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
     count.and_then(|count| u64::try_from(count).ok()).unwrap_or(1)
 }
 
-fn find_container() -> Option<&'static str> {
+pub(super) fn find_container() -> Option<&'static str> {
     // A machine that was booted from a container's image has the marks, too.
     let own =
         [("pid", INITIAL_PID_NAMESPACE), ("uts", INITIAL_UTS_NAMESPACE), ("ipc", INITIAL_IPC_NAMESPACE)];
@@ -197,19 +201,19 @@ fn find_container() -> Option<&'static str> {
     })
 }
 
-fn read_setting(name: &str) -> Option<i64> {
+pub(super) fn read_setting(name: &str) -> Option<i64> {
     read_start(&format!("/proc/sys/{name}")).trim().parse().ok()
 }
 
 /// The first 64 KiB of a file of the kernel, which show all that is looked for; empty when unreadable.
-fn read_start(path: &str) -> String {
+pub(super) fn read_start(path: &str) -> String {
     const START_BYTES: u64 = 64 << 10;
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(START_BYTES).read_to_end(&mut bytes));
     read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn status_value<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+pub(super) fn status_value<'a>(status: &'a str, key: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
 }
 

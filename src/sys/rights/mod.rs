@@ -1,15 +1,18 @@
 //! What this machine allows us to do, and what would allow the rest.
 //!
 //! [`facts`] asks the kernel and keeps no opinion, [`checks`] judges those facts and is
-//! pure. `txprof doctor` shows both; a recording calls [`preflight`] before any work.
+//! pure. `txprof doctor` shows both; a recording calls [`preflight`] before any work. [`stop`] tells why one thread may
+//! not be stopped.
 
 pub mod attempt;
 pub mod checks;
 pub mod facts;
+pub mod stop;
 
 pub use attempt::Attempt;
 pub use checks::{Check, Verdict, backend, check_all};
 pub use facts::{Capability, Facts, effective_capabilities};
+pub use stop::StopFacts;
 
 use crate::{Error, ErrorKind, Result};
 

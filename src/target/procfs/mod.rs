@@ -9,6 +9,7 @@ mod maps;
 mod process_tree;
 mod stat;
 mod status;
+mod descriptor;
 mod thread;
 
 use std::ffi::OsString;
@@ -19,11 +20,12 @@ use std::path::PathBuf;
 
 use crate::{Result, ResultExt};
 
+pub use descriptor::file_of_descriptor;
 pub use maps::{MAX_MAPPINGS, parse_mappings, read_mappings};
 pub use process_tree::{descendants, pids, thread_ids};
 pub use stat::{Stat, parse_stat, read_stat};
 pub use status::{Status, parse_status, read_status};
-pub use thread::{activity, cpu_ns};
+pub use thread::{activity, cpu_ns, switches, system_call};
 
 /// What is read of a small file of `/proc/PID`; the longest that is used, `status`
 /// of a process in thousands of groups, has its used lines in front.

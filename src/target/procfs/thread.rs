@@ -11,6 +11,15 @@ pub fn cpu_ns(tid: u32) -> u64 {
     std::str::from_utf8(first).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
+/// How often it has left a CPU, of its own accord or not. `None` when it is gone.
+pub fn switches(tid: u32) -> Option<u64> {
+    let status = read_small(tid, "status").ok()?;
+    let status = std::str::from_utf8(&status).ok()?;
+    let count =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name))?.trim().parse::<u64>().ok();
+    Some(count("voluntary_ctxt_switches:")? + count("nonvoluntary_ctxt_switches:")?)
+}
+
 /// What it is about now. Needs the right to trace it for the name of a system call.
 pub fn activity(tid: u32) -> Result<Activity> {
     let state = read_stat(tid)?.state;
@@ -29,7 +38,7 @@ pub fn activity(tid: u32) -> Result<Activity> {
 }
 
 /// The name of a system call of x86-64: those that a thread may wait in.
-fn system_call(number: i64) -> String {
+pub fn system_call(number: i64) -> String {
     let known = WAITING_CALLS.iter().find(|(known, _)| *known == number);
     known.map_or_else(|| format!("system call {number}"), |(_, name)| (*name).to_owned())
 }

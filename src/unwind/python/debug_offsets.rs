@@ -95,6 +95,7 @@ struct Words {
     thread_interpreter: usize,
     thread_frame: usize,
     thread_id: usize,
+    thread_data_stack: usize,
     thread_status: usize,
     frame_previous: usize,
     frame_code: usize,
@@ -124,6 +125,7 @@ const WORDS_3_13: Words = Words {
     thread_interpreter: 22,
     thread_frame: 23,
     thread_id: 24,
+    thread_data_stack: 26,
     thread_status: 27,
     frame_previous: 29,
     frame_code: 30,
@@ -153,6 +155,7 @@ const WORDS_3_14: Words = Words {
     thread_interpreter: 25,
     thread_frame: 26,
     thread_id: 27,
+    thread_data_stack: 29,
     thread_status: 30,
     frame_previous: 32,
     frame_code: 33,
@@ -182,6 +185,7 @@ const WORDS_3_15: Words = Words {
     thread_interpreter: 25,
     thread_frame: 26,
     thread_id: 30,
+    thread_data_stack: 32,
     thread_status: 33,
     frame_previous: 40,
     frame_code: 41,
@@ -283,6 +287,7 @@ fn layout(bytes: &[u8], words: &Words) -> Result<Layout, Refused> {
         thread_active_mask: ACTIVE,
         thread_cframe: Layout::ABSENT,
         thread_frame: record("thread_frame", words.thread_frame)?,
+        thread_data_stack: record("thread_data_stack", words.thread_data_stack)?,
         frame_previous: record("frame_previous", words.frame_previous)?,
         frame_code: record("frame_code", words.frame_code)?,
         frame_instruction: record("frame_instruction", words.frame_instruction)?,
@@ -341,6 +346,14 @@ mod tests {
         56, 80, 74, 64, 0, 216, 112, 120, 128, 136, 68, 52, 96, 104, 208, 0, 16, 8, 424, 24, 88, 168, 32,
         288, 944, 888, 40, 32, 16, 40, 24, 16, 200, 24, 40, 32, 48, 32, 40, 24, 16, 32, 16, 24, 40, 16, 32,
         64, 32, 16, 40,
+    ];
+
+    /// As [`REAL_3_13`], of a build of 3.13.15 with `--disable-gil`: 16 more bytes before all that follows an object's header.
+    const REAL_3_13_FREE_THREADED: [u64; 70] = [
+        0x30d0ff0, 1, 328384, 608, 632, 215616, 7272, 7264, 7344, 7400, 7664, 7648, 7656, 16, 7760, 0, 7784,
+        7776, 312, 0, 8, 16, 72, 152, 160, 232, 32, 80, 8, 0, 56, 72, 70, 224, 128, 136, 144, 152, 84, 68,
+        112, 120, 216, 32, 24, 432, 40, 104, 184, 48, 40, 32, 56, 40, 32, 64, 48, 56, 40, 32, 48, 32, 40, 56,
+        32, 48, 80, 48, 32, 56,
     ];
 
     const VERSION_3_13: Version = Version { major: 3, minor: 13, micro: 0 };
@@ -406,6 +419,7 @@ mod tests {
             interpreter_gil_holder: 7744,
             interpreter_gil_locked: 7752,
             thread_id: 176,
+            thread_data_stack: 256,
             ..expected_3_14
         };
         assert_eq!(told.layout, expected_3_15);
@@ -443,10 +457,13 @@ mod tests {
         assert_eq!(with(WORDS_3_13.thread_id, 152 + (1 << 32)), refused("thread_id", 152 + (1 << 32)));
     }
 
-    /// A build without a GIL is told as such.
+    /// A build without a GIL is told as such, with a layout of its own.
     #[test]
     fn free_threaded_builds_are_named() {
-        assert_eq!(with(2, 1).map(|told| told.free_threaded), Ok(true));
+        let told =
+            Layout::from_debug_offsets(&bytes(&REAL_3_13_FREE_THREADED), VERSION_3_13).expect("a real one");
+        assert_eq!((told.version.micro, told.free_threaded), (15, true));
+        assert_eq!((told.layout.code_name, told.layout.frame_previous, told.layout.text_ascii), (136, 8, 56));
     }
 
     proptest! {

@@ -62,6 +62,9 @@ pub struct Layout {
     pub thread_cframe: u32,
     /// `frame` or `current_frame`, in `PyThreadState`, or in `_PyCFrame` where [`Self::thread_cframe`] is present.
     pub thread_frame: u32,
+    /// `PyThreadState.datastack_chunk`, from 3.11: the last of the pieces of memory that frames are made in. Only the
+    /// check at attach wants it, see [`self_check`](super::self_check).
+    pub thread_data_stack: u32,
     /// `f_back` or `previous`.
     pub frame_previous: u32,
     /// `f_code` or `f_executable`; from 3.14 the low bits are a tag.
@@ -144,6 +147,7 @@ const PYTHON_3_7_4: Layout = Layout {
     thread_active_mask: 0,
     thread_cframe: Layout::ABSENT,
     thread_frame: 24,
+    thread_data_stack: Layout::ABSENT,
     frame_previous: 24,
     frame_code: 32,
     frame_instruction: 104,
@@ -198,6 +202,7 @@ const PYTHON_3_11: Layout = Layout {
     thread_id: 152,
     thread_cframe: 56,
     thread_frame: 8,
+    thread_data_stack: 296,
     frame_previous: 48,
     frame_code: 32,
     frame_instruction: 56,
@@ -224,6 +229,7 @@ const PYTHON_3_12: Layout = Layout {
     thread_status: 24,
     thread_active_mask: 1 << 4,
     thread_frame: 0,
+    thread_data_stack: 232,
     frame_previous: 8,
     frame_code: 0,
     frame_owner: 70,

@@ -8,6 +8,7 @@
 //! native frames + Python frames ──► merge ──► one stack in call order
 //! memory ─────► walk ──► a stopped thread's frames
 //! memory ─────► objects, thread_names ──► what `threading` calls its threads
+//! memory ─────► self_check ──► whether the layout fits the interpreter
 //! ```
 //!
 //! Pure, as everything in `unwind`: bytes and values in, values out; all bytes are hostile.
@@ -23,6 +24,7 @@ pub mod line_table;
 pub mod merge;
 pub mod object_layout;
 pub mod objects;
+pub mod self_check;
 pub mod text;
 pub mod thread_names;
 pub mod walk;

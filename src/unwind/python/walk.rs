@@ -33,6 +33,8 @@ pub struct Interpreter<'a> {
 /// One frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PythonWalkedFrame {
+    /// Where it was found.
+    pub address: u64,
     /// What it executes; `None`: not a frame, but a call of the evaluation loop that has none.
     pub code: Option<u64>,
     /// Offset of the instruction in bytes; `None`: it has not started.
@@ -176,12 +178,18 @@ impl Interpreter<'_> {
                     Some(last) => last.is_entry = true,
                     // The base below all frames, which entered nothing.
                     None if read.previous == 0 => {}
-                    None => walk.frames.push(PythonWalkedFrame { code: None, offset: None, is_entry: true }),
+                    None => walk.frames.push(PythonWalkedFrame {
+                        address: frame,
+                        code: None,
+                        offset: None,
+                        is_entry: true,
+                    }),
                 }
                 in_segment = false;
             } else {
                 in_segment = !read.is_entry;
                 walk.frames.push(PythonWalkedFrame {
+                    address: frame,
                     code: Some(read.code),
                     offset: read.offset,
                     is_entry: read.is_entry,

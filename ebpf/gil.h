@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only
+ *
+ * Waits for the lock of a Python interpreter: which are one, and who has it.
+ */
+#ifndef TXPROF_GIL_H
+#define TXPROF_GIL_H
+
+#include "threads.h"
+
+/* A thread that waits for Python's lock gives up each 5 ms, asks the holder to let go, and waits
+ * on. It is still the same wait if it was back this soon: far less than running Python and coming
+ * back takes. */
+#define GIL_RETRY_NS 20000
+#define GIL_PATIENCE_NS 5000000 /* Python/ceval_gil.c, DEFAULT_INTERVAL */
+
+/* A retry of the wait for Python's lock that was told last: the thread was not away in between. */
+static __always_inline int is_gil_retry(const struct thread *thread)
+{
+	return thread->flags & WAIT_GIL && thread->gil_sequence && thread->gil_ip == thread->ip &&
+	       thread->gil_sp == thread->sp && thread->wait_began_ns - thread->gil_ended_ns < GIL_RETRY_NS;
+}
+
+/* Finds out where the interpreter says who has its lock. The current thread's Python frames were just walked. */
+static __always_inline void find_holder(struct scratch *scratch, struct thread *thread)
+{
+	const struct python *python = &scratch->python;
+	thread->gil_holder_at = 0;
+	if (python->runtime_thread_current)
+		thread->gil_holder_at = python->runtime + python->runtime_thread_current;
+	else if (python->interpreter_gil_holder)
+		thread->gil_holder_at = WORD_AT(scratch->python_thread, python->thread_interpreter) +
+					python->interpreter_gil_holder;
+}
+
+/* Frames that are no Python calls, above the innermost that is one. */
+#define MAX_HOLDER_SHIMS 3
+
+/* Notes the innermost Python frame that begins the list whose head is at `head`, of a thread that runs
+ * meanwhile: believed if the list still begins there afterwards. */
+static __always_inline void note_holder_frame(struct scratch *scratch, __u64 head, __u64 now)
+{
+	const struct python *python = &scratch->python;
+	struct wait_event *wait = &scratch->wait;
+	__u64 first = 0, again = 0;
+	if (read_word(head, &first))
+		return;
+	__u64 frame = first;
+	for (int i = 0; i < MAX_HOLDER_SHIMS && frame; i++) {
+		__u32 bytes = python->frame_bytes;
+		if (bytes > PYTHON_FRAME_BYTES || bpf_probe_read_user(scratch->python_frame, bytes, (void *)frame))
+			return;
+		if (python->form == PYTHON_SHIM &&
+		    BYTE_AT(scratch->python_frame, python->frame_owner) >= python->shim_owner) {
+			frame = WORD_AT(scratch->python_frame, python->frame_previous);
+			continue;
+		}
+		__u64 code = WORD_AT(scratch->python_frame, python->frame_code) & ~7ull & PYTHON_FRAME_ADDRESS;
+		if (read_code(scratch, code, now))
+			return;
+		__u64 details = (__u64)scratch->python_walk.cookie << 32 | instruction_offset(scratch, code);
+		if (read_word(head, &again) || again != first)
+			return;
+		wait->holder_frame[0] = code;
+		wait->holder_frame[1] = details;
+		return;
+	}
+}
+
+/* Notes who has the lock that the current thread waits for, and in which function. `python` is that thread's
+ * interpreter. */
+static __noinline int note_holder(struct scratch *scratch, struct thread *thread, __u64 now)
+{
+	struct wait_event *wait = &scratch->wait;
+	const struct python *python = &scratch->python;
+	__u64 state = 0;
+	if (!thread->gil_holder_at || read_word(thread->gil_holder_at, &state) || !state || read_thread(scratch, state))
+		return 0;
+	wait->holder = WORD_AT(scratch->python_thread, python->thread_id);
+	__u64 head = state + python->thread_frame;
+	if (python->thread_cframe != PYTHON_ABSENT)
+		head = WORD_AT(scratch->python_thread, python->thread_cframe) + python->thread_frame;
+	note_holder_frame(scratch, head, now);
+	return 0;
+}
+
+#endif

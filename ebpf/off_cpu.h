@@ -1,0 +1,585 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only
+ *
+ * What threads of targets do while they do not run: exact times of running,
+ * queueing and being blocked, who woke them, and the stack of long waits.
+ *
+ *	switch out ──► blocked ──waking──► queued ──► switch in … system call ends
+ *	                                                │              │
+ *	                                   kernel stack, if it was     │ user stack, by the
+ *	                                   long: it stands still there │ thread itself, if it was long
+ *
+ * A wait inside a system call has its user stack taken when the call ends: it is the same
+ * as when the call began, and only then is known whether it is worth taking. All waits of
+ * one call are one. A wait outside of any (a page fault, preemption, a stop) has no such
+ * end, so its stack is taken when it begins, and its times are told when it is over.
+ */
+#ifndef TXPROF_OFF_CPU_H
+#define TXPROF_OFF_CPU_H
+
+#include "gil.h"
+
+/* THREAD_SIZE without KASAN, arch/x86/include/asm/page_64_types.h */
+#define KERNEL_STACK_BYTES 16384
+
+/* Stacks of waits in 10 ms on one CPU: 1,000 a second cost half a percent of a CPU. With more, the length from which
+ * on each wait has a stack is doubled until these suffice. Of those that are shorter, but not below the
+ * threshold, each thread has one taken whenever they have lasted THIN_SHARE times as long together: a sample of
+ * the time waited. */
+#define BUDGET_WINDOW_NS 10000000
+#define BUDGET_STACKS 10
+#define MAX_DOUBLINGS 8
+#define THIN_SHARE 8
+
+struct budget {
+	__u64 window_ns;
+	__u32 taken;
+	__u32 wakers;
+	__u32 doublings;
+	__u32 padding;
+};
+
+/* key: 0; how many stacks this CPU took, and how many of who ends a wait. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct budget);
+} budgets SEC(".maps");
+
+#define KERNEL_THREAD 0x00200000 /* PF_KTHREAD, include/linux/sched.h */
+
+/* Whether this runs on top of the current thread rather than for it. Interrupts and softirqs of the kernel have
+ * stacks of their own (arch/x86/kernel/irq_64.c), and the context of a tracepoint lies on the stack that it was hit
+ * on; those of user mode use the thread's, which is in no system call then: `call` is -1. */
+static __always_inline int is_interrupt(void *ctx, __s32 call)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	__u64 stack = (__u64)BPF_CORE_READ(task, stack), at = 0;
+	bpf_probe_read_kernel(&at, sizeof(at), &ctx); /* an address, not a pointer, for the verifier */
+	if (at - stack >= KERNEL_STACK_BYTES)
+		return 1;
+	return call < 0 && !(BPF_CORE_READ(task, flags) & KERNEL_THREAD);
+}
+
+/* Frames of this program and of what calls it, which are not the waker's. */
+#define OWN_FRAMES 2
+
+enum verdict { TOO_SHORT, THIN, SAMPLE, TAKE, NO_ROOM };
+
+static __always_inline struct budget *find_budget(__u64 now)
+{
+	__u32 zero = 0;
+	struct budget *budget = bpf_map_lookup_elem(&budgets, &zero);
+	if (budget && now - budget->window_ns > BUDGET_WINDOW_NS) {
+		if (budget->doublings && budget->taken < BUDGET_STACKS / 2)
+			budget->doublings--;
+		budget->window_ns = now;
+		budget->taken = 0;
+		budget->wakers = 0;
+	}
+	return budget;
+}
+
+static __always_inline __u64 threshold_ns(const struct budget *budget)
+{
+	return (__u64)min_wait_ns << (budget ? budget->doublings & 15 : 0);
+}
+
+/* Whether a wait of this length gets a stack. */
+static __always_inline enum verdict judge_wait(struct thread *thread, __u64 waited_ns, __u64 now)
+{
+	struct budget *budget = find_budget(now);
+	if (!budget)
+		return NO_ROOM;
+	if (waited_ns < min_wait_ns)
+		return TOO_SHORT;
+	__u64 threshold = threshold_ns(budget);
+	if (waited_ns < threshold) {
+		thread->thin_ns += waited_ns;
+		if (thread->thin_ns < THIN_SHARE * threshold || budget->taken >= 4 * BUDGET_STACKS)
+			return THIN;
+		thread->thin_ns = 0;
+		budget->taken++;
+		return SAMPLE;
+	}
+	if (budget->taken++ < BUDGET_STACKS)
+		return TAKE;
+	if (budget->doublings < MAX_DOUBLINGS) {
+		budget->doublings++;
+		budget->taken = 0;
+		count(COUNTER_RAISED, 1);
+		return TAKE;
+	}
+	return budget->taken < 4 * BUDGET_STACKS ? TAKE : NO_ROOM;
+}
+
+/* Whether the end of a wait of this length has its waker told. Who gives up Python's lock is told whatever length
+ * other waits have raised: without it the holder is not known. */
+static __always_inline int may_tell_waker(__u64 waited_ns, int hands_over, __u64 now)
+{
+	struct budget *budget = find_budget(now);
+	return budget && (hands_over || waited_ns >= threshold_ns(budget)) && budget->wakers++ < 2 * BUDGET_STACKS;
+}
+
+/* Whether a wait that begins, nobody knows how long, gets one. */
+static __always_inline int may_open(__u64 now)
+{
+	struct budget *budget = find_budget(now);
+	return budget && budget->taken < BUDGET_STACKS && ++budget->taken;
+}
+
+static __always_inline void fill_wait(struct scratch *scratch, const struct thread *thread, __u32 type,
+				      __u64 pid_tgid, __u64 now)
+{
+	struct wait_event *wait = &scratch->wait;
+	wait->head.time_ns = now;
+	wait->head.pid = pid_tgid >> 32;
+	wait->head.type = type;
+	wait->began_ns = thread->wait_began_ns;
+	wait->blocked_ns = thread->wait_blocked_ns;
+	wait->queue_ns = thread->wait_queue_ns;
+	wait->run_sum_ns = run_sum_ns(thread, now);
+	wait->queue_sum_ns = thread->queue_ns;
+	wait->argument = thread->argument;
+	wait->holder = 0;
+	wait->holder_frame[0] = 0;
+	wait->holder_frame[1] = 0;
+	wait->object = (struct wait_object){};
+	wait->tid = (__u32)pid_tgid;
+	wait->sequence = thread->sequence;
+	wait->call = thread->call;
+	wait->waker_pid = thread->waker_pid;
+	wait->waker_tid = thread->waker_tid;
+	wait->waker_call = thread->waker_call;
+	wait->flags = thread->flags;
+	__builtin_memcpy(wait->waker_comm, thread->waker_comm, COMM_BYTES);
+}
+
+#define FORMAT_BITS 0170000 /* S_IFMT, include/uapi/linux/stat.h */
+#define FORMAT_SOCKET 0140000
+
+/* What the descriptor `number` of the current process stands for, if it is one. */
+static __always_inline void note_object(struct wait_object *object, __u64 number)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd), *file = 0;
+	if (number >= BPF_CORE_READ(table, max_fds) ||
+	    bpf_probe_read_kernel(&file, sizeof(file), files + number) || !file)
+		return;
+	object->inode = BPF_CORE_READ(file, f_inode, i_ino);
+	object->mode = BPF_CORE_READ(file, f_inode, i_mode) & FORMAT_BITS;
+	if (object->mode != FORMAT_SOCKET)
+		return;
+	struct socket *socket = BPF_CORE_READ(file, private_data);
+	struct sock *sock = BPF_CORE_READ(socket, sk);
+	object->family = BPF_CORE_READ(sock, __sk_common.skc_family);
+	object->local_port = BPF_CORE_READ(sock, __sk_common.skc_num);
+	object->remote_port = __builtin_bswap16(BPF_CORE_READ(sock, __sk_common.skc_dport));
+	if (object->family == 2) /* AF_INET */
+		BPF_CORE_READ_INTO((__u32 *)object->address, sock, __sk_common.skc_daddr);
+	else if (object->family == 10) /* AF_INET6 */
+		BPF_CORE_READ_INTO((struct in6_addr_bytes *)object->address, sock, __sk_common.skc_v6_daddr);
+}
+
+/* The record of a wait and the stack of the current thread. `kernel` of `kernel_count` words, if any, were
+ * copied to scratch->frames. `gil_waiter` is that thread, if it waited for Python's lock. 0 when it went up. */
+static __always_inline int emit_stack(struct scratch *scratch, __u64 pid_tgid, __u64 kernel_count, __u64 now,
+				      struct thread *gil_waiter)
+{
+	__u32 pid = pid_tgid >> 32;
+	struct process *process = bpf_map_lookup_elem(&processes, &pid);
+	struct process seen = { .pid = pid };
+	if (process)
+		seen = copy_process(process, pid);
+	fill_sample_head(scratch, pid_tgid, &seen, 0, now);
+	scratch->sample.kernel_count = kernel_count;
+	if (save_entry_registers(scratch))
+		scratch->sample.outcome = OUTCOME_NO_USER_REGISTERS;
+	else if (process)
+		walk_stacks(scratch, &seen, (__u32)pid_tgid, now);
+	if (gil_waiter && scratch->sample.flags & SAMPLE_PYTHON_THREAD) {
+		find_holder(scratch, gil_waiter);
+		note_holder(scratch, gil_waiter, now);
+	}
+	__u64 bytes = sizeof(struct wait_event) + sizeof(struct sample_event) + frames_bytes(scratch);
+	if (bpf_ringbuf_output(&ring, &scratch->wait, bytes, ring_flags(scratch->sample.outcome)))
+		return -1;
+	count(COUNTER_WAITS, 1);
+	count(COUNTER_OFF_CPU_NS, bpf_ktime_get_ns() - now);
+	return 0;
+}
+
+static __always_inline int emit_more(const struct thread *thread, __u32 sequence, __u64 pid_tgid, __u64 now)
+{
+	struct wait_event wait = {
+		.head = { .time_ns = now, .pid = pid_tgid >> 32, .type = EVENT_WAIT_MORE },
+		.began_ns = thread->wait_began_ns,
+		.blocked_ns = thread->wait_blocked_ns,
+		.queue_ns = thread->wait_queue_ns,
+		.run_sum_ns = run_sum_ns(thread, now),
+		.queue_sum_ns = thread->queue_ns,
+		.argument = thread->argument,
+		.tid = (__u32)pid_tgid,
+		.sequence = sequence,
+		.call = thread->call,
+		.waker_pid = thread->waker_pid,
+		.waker_tid = thread->waker_tid,
+		.waker_call = thread->waker_call,
+		.flags = thread->flags,
+	};
+	__builtin_memcpy(wait.waker_comm, thread->waker_comm, COMM_BYTES);
+	return bpf_ringbuf_output(&ring, &wait, sizeof(wait), RING_LAZY);
+}
+
+/* Takes the stack of a wait that begins outside of a system call. The thread is still the current one. 1 when it
+ * did. */
+static __always_inline int open_wait(void *ctx, struct task_struct *task, struct thread *thread, __u64 now)
+{
+	struct scratch *scratch = find_scratch(CONTEXT_SWITCH);
+	if (!scratch || !may_open(now))
+		return 0;
+	thread->sequence++;
+	thread->flags |= WAIT_OPEN;
+	fill_wait(scratch, thread, EVENT_WAIT, name_of(task), now);
+	thread->flags &= ~WAIT_OPEN;
+	__u64 words = 0;
+	if (kernel_frames && thread->state == THREAD_BLOCKED)
+		words = words_of(bpf_get_stack(ctx, scratch->frames, MAX_WAIT_KERNEL_FRAMES * 8, OWN_FRAMES));
+	if (!emit_stack(scratch, name_of(task), words, now, 0))
+		thread->open_sequence = thread->sequence;
+	return 1;
+}
+
+/* What a run cost is added up here: one in so many is measured, those that took a stack always. */
+#define COST_SHARE 64
+
+static __always_inline void sum_cost(__u64 began)
+{
+	if (began / 16 % COST_SHARE == 0)
+		count(COUNTER_OFF_CPU_NS, (bpf_ktime_get_ns() - began) * COST_SHARE);
+}
+
+/* 1 if it took a stack. */
+static __always_inline int switch_out(void *ctx, struct task_struct *task, struct thread *thread, int is_blocked,
+				      __u64 now)
+{
+	if (!thread || !thread->since_ns)
+		return 0;
+	thread->run_ns += passed_ns(thread, now);
+	thread->since_ns = now;
+	thread->state = is_blocked ? THREAD_BLOCKED : THREAD_QUEUED;
+	if (!thread->wait_began_ns)
+		thread->wait_began_ns = now;
+	struct pt_regs___kernel *registers = entry_registers(task);
+	if (!registers)
+		return 0;
+	note_call(task, thread, registers);
+	return thread->in_call ? 0 : open_wait(ctx, task, thread, now);
+}
+
+static __always_inline void switch_in(struct task_struct *task, struct thread *thread, __u64 now)
+{
+	if (!thread || !thread->since_ns)
+		return;
+	__u64 passed = passed_ns(thread, now);
+	thread->since_ns = now;
+	if (thread->state == THREAD_BLOCKED) { /* its waking was not seen */
+		thread->blocked_ns += passed;
+		thread->wait_blocked_ns += passed;
+	} else if (thread->state == THREAD_QUEUED) {
+		thread->queue_ns += passed;
+		thread->wait_queue_ns += passed;
+	} else {
+		thread->run_ns += passed;
+	}
+	thread->state = THREAD_RUNNING;
+	__u64 waited = thread->wait_queue_ns + thread->wait_blocked_ns;
+	if (thread->in_call) {
+		if (kernel_frames && !thread->kernel_count && waited >= threshold_ns(find_budget(now)))
+			thread->kernel_count = save_kernel_stack(task, thread);
+	} else if (!thread->open_sequence) {
+		if (waited < min_wait_ns)
+			sum_short(thread);
+		else
+			sum_bare(thread);
+	} else if (emit_more(thread, thread->open_sequence, name_of(task), now)) {
+		sum_bare(thread);
+	} else {
+		end_wait(thread);
+	}
+}
+
+/* TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state),
+ * include/trace/events/sched.h; the last since 5.18. */
+SEC("tp_btf/sched_switch")
+int thread_switch(__u64 *ctx)
+{
+	struct task_struct *out = (struct task_struct *)ctx[1], *in = (struct task_struct *)ctx[2];
+	struct thread *leaving = find_thread_of(out), *coming = find_thread_of(in);
+	if (!leaving) {
+		barrier(); /* or'ing pointers is not for the verifier */
+		if (!coming)
+			return 0;
+	}
+	__u64 now = bpf_ktime_get_ns();
+	int is_told = switch_out(ctx, out, leaving, !ctx[0] && ctx[3], now);
+	switch_in(in, coming, now);
+	if (!is_told)
+		sum_cost(now);
+	return 0;
+}
+
+/* Tells who wakes a thread, with the stack, when that matters. The waker is the current thread. 1 if it did. */
+static __always_inline int tell_waker(void *ctx, struct task_struct *task, struct thread *thread, __u64 now)
+{
+	/* Who gives up Python's lock; what only asks for it again after 5 ms is a timer. */
+	int hands_over = thread->flags & WAIT_GIL && !(thread->flags & WAIT_INTERRUPT) &&
+			 thread->waker_pid == (__u32)task->tgid;
+	if (!hands_over && !waker_stacks)
+		return 0;
+	/* Asked to let go, the holder does so within microseconds. */
+	__u64 blocked_ns = hands_over && is_gil_retry(thread) ? GIL_PATIENCE_NS : thread->wait_blocked_ns;
+	if (blocked_ns < min_wait_ns)
+		return 0;
+	if (thread->flags & WAIT_INTERRUPT && thread->waker_call < 0)
+		return 0;
+	struct scratch *scratch = find_scratch(CONTEXT_SWITCH);
+	if (!scratch || !may_tell_waker(blocked_ns, hands_over, now))
+		return 0;
+	fill_wait(scratch, thread, EVENT_WAKE, name_of(task), now);
+	__u64 words = 0;
+	if (kernel_frames && waker_stacks)
+		words = words_of(bpf_get_stack(ctx, scratch->frames, MAX_WAIT_KERNEL_FRAMES * 8, OWN_FRAMES));
+	if (emit_stack(scratch, bpf_get_current_pid_tgid(), words, now, 0))
+		count(COUNTER_RING_FULL, 1);
+	else
+		thread->flags |= WAIT_TOLD;
+	return 1;
+}
+
+/* Who wakes a thread: the current one, or what interrupted it. */
+static __always_inline void note_waker(void *ctx, struct thread *thread)
+{
+	thread->flags &= ~(WAIT_NO_WAKER | WAIT_INTERRUPT);
+	__u64 waker = bpf_get_current_pid_tgid();
+	thread->waker_pid = waker >> 32;
+	thread->waker_tid = (__u32)waker;
+	bpf_get_current_comm(thread->waker_comm, COMM_BYTES);
+	struct pt_regs___kernel *registers = entry_registers(bpf_get_current_task_btf());
+	int runs = registers && (__s64)registers->orig_ax >= 0 && (__s64)registers->ax == CALL_RUNS;
+	thread->waker_call = runs ? (__s32)registers->orig_ax : -1;
+	if (is_interrupt(ctx, thread->waker_call))
+		thread->flags |= WAIT_INTERRUPT;
+}
+
+/* TP_PROTO(struct task_struct *p): about to be woken, by the current thread or what interrupted it. */
+SEC("tp_btf/sched_waking")
+int thread_waking(__u64 *ctx)
+{
+	struct task_struct *task = (struct task_struct *)ctx[0];
+	struct thread *thread = find_thread_of(task);
+	if (!thread || !thread->since_ns || thread->state != THREAD_BLOCKED)
+		return 0;
+	__u64 now = bpf_ktime_get_ns();
+	__u64 blocked = passed_ns(thread, now);
+	thread->blocked_ns += blocked;
+	thread->wait_blocked_ns += blocked;
+	thread->since_ns = now;
+	thread->state = THREAD_QUEUED;
+	if (waker_stacks || waker_names || thread->flags & WAIT_GIL)
+		note_waker(ctx, thread);
+	if (!tell_waker(ctx, task, thread, now))
+		sum_cost(now);
+	return 0;
+}
+
+/* Tells that the wait for Python's lock that was told last took longer, and who has the lock. 0 when it went up. */
+static __always_inline int tell_retry(struct scratch *scratch, struct thread *thread, __u64 pid_tgid, __u64 now)
+{
+	__u32 pid = pid_tgid >> 32, zero = 0;
+	struct process *process = bpf_map_lookup_elem(&processes, &pid);
+	const struct python *all = bpf_map_lookup_elem(&pythons, &zero);
+	fill_wait(scratch, thread, EVENT_WAIT_MORE, pid_tgid, now);
+	scratch->wait.sequence = thread->gil_sequence;
+	if (process && all) {
+		struct process seen = copy_process(process, pid);
+		if (seen.python && seen.python < python_capacity) {
+			scratch->python = all[seen.python];
+			note_holder(scratch, thread, now);
+		}
+	}
+	return bpf_ringbuf_output(&ring, &scratch->wait, sizeof(struct wait_event), RING_LAZY);
+}
+
+/* Tells the wait of the system call that ends, with the stack of the current thread. 0 when it went up. */
+static __always_inline int tell_wait(struct thread *thread, __u64 now)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct scratch *scratch = find_scratch(CONTEXT_EXIT);
+	if (!scratch || __sync_lock_test_and_set(&scratch->is_busy, 1))
+		return -1;
+	int failed;
+	if (is_gil_retry(thread)) {
+		failed = tell_retry(scratch, thread, pid_tgid, now);
+		scratch->is_busy = 0;
+		return failed;
+	}
+	thread->sequence++;
+	fill_wait(scratch, thread, EVENT_WAIT, pid_tgid, now);
+	note_object(&scratch->wait.object, thread->argument);
+	bpf_probe_read_kernel(scratch->frames, sizeof(thread->kernel), thread->kernel);
+	__u64 words = thread->kernel_count;
+	if (words > MAX_WAIT_KERNEL_FRAMES) /* cannot be; said for the verifier */
+		words = MAX_WAIT_KERNEL_FRAMES;
+	failed = emit_stack(scratch, pid_tgid, words, now, thread->flags & WAIT_GIL ? thread : 0);
+	scratch->is_busy = 0;
+	if (!failed && thread->flags & WAIT_GIL) {
+		thread->gil_sequence = thread->sequence;
+		thread->gil_ip = thread->ip;
+		thread->gil_sp = thread->sp;
+	}
+	return failed;
+}
+
+/* TP_PROTO(struct pt_regs *regs, long ret), include/trace/events/syscalls.h. Runs at the end of every system
+ * call of the machine, so it is quick to find that there is nothing to do. */
+SEC("tp_btf/sys_exit")
+int call_exit(__u64 *ctx)
+{
+	const struct pt_regs___kernel *registers = (const struct pt_regs___kernel *)ctx[0];
+	struct thread *thread = find_thread_of(bpf_get_current_task_btf());
+	if (!thread || !thread->wait_began_ns)
+		return 0;
+	__u64 now = bpf_ktime_get_ns();
+	int is_same = registers->ip == thread->ip && registers->sp == thread->sp;
+	enum verdict verdict = NO_ROOM;
+	if (is_same && (is_gil_retry(thread) || thread->flags & WAIT_TOLD))
+		verdict = TAKE; /* a few words more; or who ended it was told, to no avail without it */
+	else if (is_same) /* else a new program was executed, or a signal's end restored other registers */
+		verdict = judge_wait(thread, thread->wait_queue_ns + thread->wait_blocked_ns, now);
+	if (verdict == TAKE && !tell_wait(thread, now)) {
+		if (thread->flags & WAIT_GIL)
+			thread->gil_ended_ns = now;
+		end_wait(thread);
+	} else if (verdict == TOO_SHORT) {
+		sum_short(thread);
+	} else if (verdict == THIN || verdict == SAMPLE) {
+		if (verdict == SAMPLE) {
+			thread->flags |= WAIT_SAMPLED;
+			if (tell_wait(thread, now))
+				count(COUNTER_RING_FULL, 1);
+		}
+		sum_thin(thread);
+	} else {
+		sum_bare(thread);
+	}
+	return 0;
+}
+
+/* TP_PROTO(struct task_struct *parent, struct task_struct *child): a thread, or a process's first. */
+SEC("tp_btf/sched_process_fork")
+int thread_fork(__u64 *ctx)
+{
+	struct task_struct *parent = (struct task_struct *)ctx[0], *child = (struct task_struct *)ctx[1];
+	if (!find_thread_of(parent) || (parent->tgid != child->tgid && !follow_children))
+		return 0;
+	struct thread *thread = bpf_task_storage_get(&threads, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!thread) {
+		count(COUNTER_THREADS_LOST, 1);
+		return 0;
+	}
+	thread->state = THREAD_QUEUED;
+	thread->call = -1;
+	thread->flags = WAIT_NO_WAKER;
+	thread->wait_began_ns = thread->since_ns = bpf_ktime_get_ns();
+	return 0;
+}
+
+/* TP_PROTO(struct task_struct *p, ...): it will not return to user mode. */
+SEC("tp_btf/sched_process_exit")
+int thread_exit(__u64 *ctx)
+{
+	struct task_struct *task = (struct task_struct *)ctx[0];
+	struct thread *thread = find_thread_of(task);
+	if (!thread)
+		return 0;
+	struct thread_event event;
+	fill_thread(&event, task, thread, bpf_ktime_get_ns());
+	bpf_task_storage_delete(&threads, task);
+	if (bpf_ringbuf_output(&ring, &event, sizeof(event), RING_LAZY))
+		count(COUNTER_THREADS_LOST, 1);
+	return 0;
+}
+
+/* TP_PROTO(struct task_struct *p, pid_t old_pid, ...): another program begins. A thread other than the first that
+ * executes it has become the first, whose id it has from now on: under its own it ends here. */
+SEC("tp_btf/sched_process_exec")
+int thread_exec(__u64 *ctx)
+{
+	struct task_struct *task = (struct task_struct *)ctx[0];
+	__u32 old_tid = ctx[1];
+	struct thread *thread = find_thread_of(task);
+	if (!thread || old_tid == (__u32)task->pid)
+		return 0;
+	struct thread_event event;
+	__u64 now = bpf_ktime_get_ns();
+	fill_thread(&event, task, thread, now);
+	event.tid = old_tid;
+	bpf_task_storage_delete(&threads, task);
+	int is_lost = bpf_ringbuf_output(&ring, &event, sizeof(event), RING_LAZY) != 0;
+	if (!meet_thread(task, now) || is_lost)
+		count(COUNTER_THREADS_LOST, 1);
+	return 0;
+}
+
+/* Sums that another CPU changes meanwhile are read anew: each change begins a state. */
+static __always_inline void fill_moving_thread(struct thread_event *event, struct task_struct *task,
+					       struct thread *thread)
+{
+#pragma clang loop unroll(disable) /* the stack has room for one copy */
+	for (int i = 0; i < 4; i++) {
+		__u64 since_ns = *(volatile __u64 *)&thread->since_ns;
+		fill_thread(event, task, thread, bpf_ktime_get_ns());
+		barrier();
+		if (*(volatile __u64 *)&thread->since_ns == since_ns)
+			return;
+	}
+}
+
+/* Writes the sums of each target's thread: struct thread_event, and of one that is blocked its struct
+ * saved_registers and kernel stack. From then on it is accounted for. */
+SEC("iter/task")
+int account(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct seq_file *seq = ctx->meta->seq;
+	if (!task)
+		return 0;
+	__u32 pid = task->tgid;
+	if (!bpf_map_lookup_elem(&processes, &pid))
+		return 0;
+	struct thread *thread = find_thread_of(task);
+	if (!thread)
+		thread = meet_thread(task, bpf_ktime_get_ns());
+	if (!thread) {
+		count(COUNTER_THREADS_LOST, 1);
+		return 0;
+	}
+	struct thread_event event;
+	fill_moving_thread(&event, task, thread);
+	struct saved_registers saved = {};
+	long registers = bpf_task_pt_regs(task);
+	if (registers)
+		bpf_probe_read_kernel(&saved, sizeof(saved), (void *)registers);
+	if (thread->state == THREAD_BLOCKED && kernel_frames)
+		event.kernel_count = save_kernel_stack(task, thread);
+	bpf_seq_write(seq, &event, sizeof(event));
+	bpf_seq_write(seq, &saved, sizeof(saved));
+	__u32 kernel_bytes = event.kernel_count * 8;
+	if (kernel_bytes && kernel_bytes <= sizeof(thread->kernel))
+		bpf_seq_write(seq, thread->kernel, kernel_bytes);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only
+ *
+ * What is known of each thread of a target: what it is about since when, its
+ * sums so far, and the wait under way.
+ */
+#ifndef TXPROF_THREADS_H
+#define TXPROF_THREADS_H
+
+#include "sample.h"
+
+#define SYS_FUTEX 202 /* arch/x86/entry/syscalls/syscall_64.tbl */
+
+/* What the entry code leaves in ax until the call returns, -ENOSYS: arch/x86/entry/entry_64.S,
+ * PUSH_AND_CLEAR_REGS rax=$-ENOSYS. Behind the call, on the way to user mode, it is the call's result. */
+#define CALL_RUNS (-38)
+
+struct thread {
+	__u64 since_ns; /* when `state` began; 0: not seen yet */
+	__u64 run_ns, queue_ns, blocked_ns;
+	__u64 short_queue_ns, short_blocked_ns, thin_queue_ns, thin_blocked_ns, bare_queue_ns, bare_blocked_ns;
+	__u64 thin_ns; /* in waits between two samples of them */
+	/* The wait under way: of this system call, or since it was told open. */
+	__u64 wait_began_ns, wait_queue_ns, wait_blocked_ns;
+	__u64 argument;
+	__u64 ip, sp; /* in user mode, when it began */
+	/* The last wait for Python's lock that was told. */
+	__u64 gil_ip, gil_sp, gil_ended_ns;
+	__u64 gil_holder_at; /* where the interpreter says who has that lock; 0: not known */
+	__u32 gil_sequence;
+	__u32 sequence; /* of the last wait that was told */
+	__u32 short_count, thin_count, bare_count;
+	__u32 waker_pid, waker_tid;
+	__s32 call, waker_call;
+	__u32 open_sequence; /* told when it began; 0: was not */
+	__u8 state;          /* enum thread_state */
+	__u8 in_call;
+	__u8 flags;          /* WAIT_* of the wait under way */
+	__u8 kernel_count;
+	char waker_comm[COMM_BYTES];
+	__u64 kernel[MAX_WAIT_KERNEL_FRAMES]; /* where the wait stood */
+};
+
+/* Of each thread of a target; written by the tracepoints. As many as targets have threads, some 600
+ * bytes each; they go with their threads. Where the kernel has no memory for one it is counted,
+ * COUNTER_THREADS_LOST, and is not accounted for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct thread);
+} threads SEC(".maps");
+
+static __always_inline struct thread *find_thread_of(struct task_struct *task)
+{
+	return bpf_task_storage_get(&threads, task, 0, 0);
+}
+
+static __always_inline struct pt_regs___kernel *entry_registers(struct task_struct *task)
+{
+	return (struct pt_regs___kernel *)bpf_task_pt_regs(task);
+}
+
+static __always_inline __u64 words_of(long bytes)
+{
+	return bytes > 0 ? (__u64)bytes / 8 : 0;
+}
+
+/* Where a thread that does not run stands in the kernel; how many words. */
+static __always_inline __u64 save_kernel_stack(struct task_struct *task, struct thread *thread)
+{
+	return words_of(bpf_get_task_stack(task, thread->kernel, sizeof(thread->kernel), 0));
+}
+
+static __always_inline __u64 name_of(struct task_struct *task)
+{
+	return (__u64)task->tgid << 32 | (__u32)task->pid;
+}
+
+/* Whether the word at `address` in the target lies in its interpreter's runtime: a wait for
+ * that is one for the interpreter's lock, the only one there that threads contend for. */
+static __always_inline int is_gil(__u32 pid, __u64 address)
+{
+	__u32 zero = 0;
+	struct process *process = bpf_map_lookup_elem(&processes, &pid);
+	const struct python *all = bpf_map_lookup_elem(&pythons, &zero);
+	if (!process || !all)
+		return 0;
+	struct process seen = copy_process(process, pid);
+	if (!seen.python || seen.python >= python_capacity)
+		return 0;
+	return address - all[seen.python].runtime < all[seen.python].runtime_bytes;
+}
+
+/* Which system call a thread that leaves its CPU is in, if any. */
+static __always_inline void note_call(struct task_struct *task, struct thread *thread,
+				      const struct pt_regs___kernel *registers)
+{
+	__s64 call = registers->orig_ax;
+	thread->in_call = call >= 0 && (__s64)registers->ax == CALL_RUNS;
+	thread->call = thread->in_call ? call : -1;
+	thread->ip = registers->ip;
+	thread->sp = registers->sp;
+	thread->argument = registers->di;
+	if (thread->call == SYS_FUTEX && is_gil(task->tgid, thread->argument))
+		thread->flags |= WAIT_GIL;
+}
+
+/* The wait under way is over or was never told; its times were added up elsewhere. */
+static __always_inline void end_wait(struct thread *thread)
+{
+	thread->wait_began_ns = 0;
+	thread->wait_queue_ns = 0;
+	thread->wait_blocked_ns = 0;
+	thread->open_sequence = 0;
+	thread->kernel_count = 0;
+	thread->flags = WAIT_NO_WAKER;
+}
+
+static __always_inline void sum_short(struct thread *thread)
+{
+	thread->short_queue_ns += thread->wait_queue_ns;
+	thread->short_blocked_ns += thread->wait_blocked_ns;
+	thread->short_count++;
+	end_wait(thread);
+}
+
+static __always_inline void sum_thin(struct thread *thread)
+{
+	thread->thin_queue_ns += thread->wait_queue_ns;
+	thread->thin_blocked_ns += thread->wait_blocked_ns;
+	thread->thin_count++;
+	end_wait(thread);
+}
+
+static __always_inline void sum_bare(struct thread *thread)
+{
+	thread->bare_queue_ns += thread->wait_queue_ns;
+	thread->bare_blocked_ns += thread->wait_blocked_ns;
+	thread->bare_count++;
+	end_wait(thread);
+}
+
+/* For how long a thread has been in its state. What another CPU began after `now` was read has not taken any time. */
+static __always_inline __u64 passed_ns(const struct thread *thread, __u64 now)
+{
+	__u64 since_ns = thread->since_ns;
+	return now > since_ns ? now - since_ns : 0;
+}
+
+/* How long the current thread has run, up to now. It does run, whatever `state` says: now and then its coming back to
+ * a CPU is not seen. It may be preempted between two lines of this: each change of the sums begins a state. */
+static __always_inline __u64 run_sum_ns(const struct thread *thread, __u64 now)
+{
+	__u64 sum = 0;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 4; i++) {
+		__u64 since_ns = *(const volatile __u64 *)&thread->since_ns;
+		barrier();
+		sum = thread->run_ns;
+		if (now > since_ns)
+			sum += now - since_ns;
+		barrier();
+		if (*(const volatile __u64 *)&thread->since_ns == since_ns)
+			break;
+	}
+	return sum;
+}
+
+/* The sums of a thread up to now, with the wait that has not ended. */
+static __always_inline void fill_thread(struct thread_event *event, struct task_struct *task,
+					const struct thread *thread, __u64 now)
+{
+	__u64 passed = passed_ns(thread, now);
+	__builtin_memset(event, 0, sizeof(*event)); /* a literal would be copied, which the stack has no room for */
+	event->head.time_ns = now;
+	event->head.pid = task->tgid;
+	event->head.type = EVENT_THREAD;
+	event->run_ns = thread->run_ns;
+	event->queue_ns = thread->queue_ns;
+	event->blocked_ns = thread->blocked_ns;
+	event->short_queue_ns = thread->short_queue_ns;
+	event->short_blocked_ns = thread->short_blocked_ns;
+	event->thin_queue_ns = thread->thin_queue_ns;
+	event->thin_blocked_ns = thread->thin_blocked_ns;
+	event->bare_queue_ns = thread->bare_queue_ns;
+	event->bare_blocked_ns = thread->bare_blocked_ns;
+	event->open_queue_ns = thread->wait_queue_ns;
+	event->open_blocked_ns = thread->wait_blocked_ns;
+	event->short_count = thread->short_count;
+	event->thin_count = thread->thin_count;
+	event->bare_count = thread->bare_count;
+	event->tid = task->pid;
+	event->open_sequence = thread->open_sequence;
+	event->state = thread->state;
+	event->call = thread->call;
+	event->argument = thread->argument;
+	event->thread_pointer = BPF_CORE_READ(task, thread.fsbase);
+	event->switches = task->nvcsw + task->nivcsw;
+	event->flags = thread->flags;
+	if (thread->state == THREAD_RUNNING) {
+		event->run_ns += passed;
+	} else if (thread->state == THREAD_QUEUED) {
+		event->queue_ns += passed;
+		event->open_queue_ns += passed;
+	} else {
+		event->blocked_ns += passed;
+		event->open_blocked_ns += passed;
+	}
+	BPF_CORE_READ_INTO(&event->thread_comm, task, comm);
+	BPF_CORE_READ_INTO(&event->process_comm, task, group_leader, comm);
+}
+
+/* Begins to account for a thread, by what it is about now. `since_ns` is written last: until then, the
+ * tracepoints leave it alone. */
+static __always_inline struct thread *meet_thread(struct task_struct *task, __u64 now)
+{
+	struct thread *thread = bpf_task_storage_get(&threads, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!thread)
+		return 0;
+	thread->state = task->on_cpu ? THREAD_RUNNING : task->__state ? THREAD_BLOCKED : THREAD_QUEUED;
+	thread->call = -1;
+	thread->flags = WAIT_NO_WAKER;
+	struct pt_regs___kernel *registers = entry_registers(task);
+	if (registers && thread->state != THREAD_RUNNING) {
+		note_call(task, thread, registers);
+		thread->wait_began_ns = now;
+	}
+	barrier();
+	thread->since_ns = now;
+	return thread;
+}
+
+#endif

@@ -1,0 +1,78 @@
+//! What frames are called, remembered: requests that are kept share most of theirs.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::capture::{Capture, RawFrame, Sum};
+use super::naming::{Places, name_each};
+use super::replay::Replay;
+use crate::model::{Frame, Profile, Sample, StackId};
+use crate::symbolize::Config;
+
+/// Frames whose names are remembered, some 200 bytes each; beyond it all are asked for anew.
+const MAX_KNOWN: usize = 100_000;
+
+/// Names by frame.
+#[derive(Debug, Default)]
+pub(super) struct FrameNames {
+    known: HashMap<RawFrame, Vec<Frame>>,
+}
+
+impl FrameNames {
+    /// Forgets all: what stacks refer to is numbered anew.
+    pub(super) fn clear(&mut self) {
+        self.known.clear();
+    }
+
+    /// The frames, stacks and samples of `capture`, named.
+    pub(super) fn profile(&mut self, capture: &Capture, replay: &Replay) -> Profile {
+        self.learn(capture, replay);
+        let known = &self.known;
+        let mut profile = Profile::default();
+        let mut numbers: HashMap<&Frame, u32> = HashMap::new();
+        let mut stacks = HashMap::new();
+        for Sum { root, node, outcome, state, holds_gil, is_idle, tally } in capture.samples() {
+            let stack = *stacks.entry(node).or_insert_with(|| {
+                let frames = capture.stack(node).filter_map(|frame| known.get(&frame)).flatten();
+                let frames = frames.map(|frame| {
+                    *numbers.entry(frame).or_insert_with(|| {
+                        profile.frames.push(frame.clone());
+                        profile.frames.len() as u32 - 1
+                    })
+                });
+                let frames = frames.collect();
+                profile.stacks.push(frames);
+                StackId(profile.stacks.len() as u32 - 1)
+            });
+            let (count, weight_ns) = (tally.count, tally.weight_ns);
+            let root = root.clone();
+            profile.samples.push(Sample {
+                root,
+                stack,
+                outcome,
+                state,
+                holds_gil,
+                is_idle,
+                count,
+                weight_ns,
+            });
+        }
+        profile
+    }
+
+    /// Asks for the names of frames that were not seen before. Lines of source and inlined calls would need all of
+    /// the debug information, each time.
+    fn learn(&mut self, capture: &Capture, replay: &Replay) {
+        if self.known.len() > MAX_KNOWN {
+            self.known.clear();
+        }
+        let unknown: BTreeSet<RawFrame> =
+            capture.frames().filter(|frame| !self.known.contains_key(frame)).collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let Replay { modules, jit, codes, waits, .. } = replay;
+        let places = Places { modules, jit, codes, waits: &waits.names };
+        let config = Config { source_lines: false, inlined_calls: false, ..Config::default() };
+        self.known.extend(name_each(&unknown, places, config));
+    }
+}

@@ -1,0 +1,226 @@
+//! Who held Python's lock while others waited for it.
+//!
+//! ```text
+//!   A holds it           B holds it        C …
+//! ──────────────┬──────────────────┬─────────►
+//!            A wakes B          B wakes C          a handover each
+//!        └───── C waits ──────────┘
+//!          for A  │   for B
+//! ```
+//!
+//! Who gives the lock up wakes one of those who wait, and is in the function in which it held it. So between
+//! two handovers the lock was held by who gave it up at the second.
+//!
+//! Nobody is woken when all who want the lock are between two retries. Then it was held by whom the interpreter
+//! named at the end of the retry, in the function in which that one was then.
+
+use std::collections::VecDeque;
+
+use super::capture::{Capture, CaughtStack, RawFrame, Tally, WaitFrame};
+use crate::model::{Root, ThreadState};
+
+/// Handovers remembered in a process: three seconds of the busiest that was seen. What was waited before the
+/// oldest was for an unknown holder.
+const MAX_HANDOVERS: usize = 1 << 14;
+/// Parts of one wait, 5 ms each; one that takes longer is settled in between.
+const MAX_PARTS: usize = 1 << 10;
+/// Of all processes; what finds no room has an unknown holder.
+const MAX_UNSETTLED: usize = 1 << 16;
+
+/// A thread gives up the lock and wakes another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Handover {
+    /// `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// Which one, among the waits' threads.
+    pub holder: u32,
+    /// The Python function that it was in.
+    pub function: Option<RawFrame>,
+}
+
+/// Those of a process, ascending by time.
+#[derive(Debug, Default)]
+pub(super) struct Handovers {
+    all: VecDeque<Handover>,
+    /// Those up to then are forgotten.
+    forgotten_ns: u64,
+}
+
+impl Handovers {
+    /// Adds one. It may be microseconds before the last.
+    pub(super) fn push(&mut self, handover: Handover) {
+        let at = self.all.iter().rposition(|known| known.time_ns <= handover.time_ns).map_or(0, |at| at + 1);
+        self.all.insert(at, handover);
+        if self.all.len() > MAX_HANDOVERS {
+            self.forgotten_ns = self.all.pop_front().map_or(0, |oldest| oldest.time_ns);
+        }
+    }
+
+    /// Cuts the time from `start_ns` to `end_ns` into pieces of one holder each: how long, and the handover by which
+    /// it ended; `None` where that is not known.
+    fn cut(&self, start_ns: u64, end_ns: u64) -> Vec<(u64, Option<Handover>)> {
+        let mut pieces = Vec::new();
+        let mut at_ns = start_ns;
+        if at_ns < self.forgotten_ns {
+            let until_ns = self.forgotten_ns.min(end_ns);
+            pieces.push((until_ns - at_ns, None));
+            at_ns = until_ns;
+        }
+        let first = self.all.partition_point(|handover| handover.time_ns <= at_ns);
+        for handover in self.all.range(first..) {
+            if at_ns >= end_ns {
+                break;
+            }
+            let until_ns = handover.time_ns.min(end_ns);
+            pieces.push((until_ns - at_ns, Some(*handover)));
+            at_ns = until_ns;
+        }
+        if at_ns < end_ns {
+            pieces.push((end_ns - at_ns, None));
+        }
+        pieces
+    }
+}
+
+/// A part of a wait for the lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// `CLOCK_MONOTONIC`.
+    pub began_ns: u64,
+    /// How long.
+    pub blocked_ns: u64,
+    /// Thread pointer of who had the lock at its end, and its Python function.
+    pub holder: Option<(u64, Option<RawFrame>)>,
+}
+
+/// A thread's wait for the lock, as far as it has come.
+#[derive(Debug)]
+pub(super) struct GilWait {
+    /// Whose.
+    pub root: Root,
+    /// What it wants the lock for.
+    pub user: CaughtStack,
+    parts: Vec<Part>,
+}
+
+/// Some of a wait that no handover ended.
+#[derive(Debug)]
+pub(super) struct Unsettled {
+    root: Root,
+    user: CaughtStack,
+    pid: u32,
+    holder: (u64, Option<RawFrame>),
+    tally: Tally,
+}
+
+impl GilWait {
+    /// One that has no part yet.
+    pub(super) fn new(root: Root, user: CaughtStack) -> Self {
+        Self { root, user, parts: Vec::new() }
+    }
+
+    /// Adds a part.
+    pub(super) fn add(&mut self, part: Part) {
+        self.parts.push(part);
+    }
+
+    /// Whether it is time to settle it.
+    pub(super) fn is_full(&self) -> bool {
+        self.parts.len() >= MAX_PARTS
+    }
+
+    /// Adds the parts so far to `capture`, each for who held the lock; what no handover ends to `unsettled`.
+    pub(super) fn settle(
+        &mut self,
+        pid: u32,
+        handovers: &Handovers,
+        unsettled: &mut Vec<Unsettled>,
+        capture: &mut Capture,
+    ) {
+        // Its retries are one wait.
+        let mut count = 1;
+        for part in self.parts.drain(..) {
+            let end_ns = part.began_ns.saturating_add(part.blocked_ns);
+            for (weight_ns, handover) in handovers.cut(part.began_ns, end_ns) {
+                let tally = Tally { count, weight_ns, at_ns: part.began_ns };
+                count = 0;
+                match handover {
+                    Some(Handover { holder, function, .. }) => {
+                        let holder = WaitFrame::HeldBy(holder);
+                        add_held(&self.root, self.user, holder, function, tally, capture);
+                    }
+                    None => match part.holder.filter(|_| unsettled.len() < MAX_UNSETTLED) {
+                        Some(holder) => {
+                            let (root, user) = (self.root.clone(), self.user);
+                            unsettled.push(Unsettled { root, user, pid, holder, tally });
+                        }
+                        None => {
+                            let holder = WaitFrame::HeldByUnknown;
+                            add_held(&self.root, self.user, holder, None, tally, capture);
+                        }
+                    },
+                }
+            }
+        }
+    }
+}
+
+impl Unsettled {
+    /// Adds it to `capture`. `number_of` finds a thread by process and thread pointer and gives its number among the
+    /// waits' threads.
+    pub(super) fn settle(self, number_of: impl FnOnce(u32, u64) -> Option<u32>, capture: &mut Capture) {
+        let (pointer, function) = self.holder;
+        let holder = number_of(self.pid, pointer).map_or(WaitFrame::HeldByUnknown, WaitFrame::HeldBy);
+        add_held(&self.root, self.user, holder, function, self.tally, capture);
+    }
+}
+
+fn add_held(
+    root: &Root,
+    user: CaughtStack,
+    holder: WaitFrame,
+    function: Option<RawFrame>,
+    tally: Tally,
+    capture: &mut Capture,
+) {
+    let frames = [WaitFrame::Gil, holder].map(RawFrame::Wait);
+    let stack = capture.extend(user, frames.into_iter().chain(function));
+    capture.add(root, stack, ThreadState::Gil, tally);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handovers(times: &[(u64, u32)]) -> Handovers {
+        let mut handovers = Handovers::default();
+        for (time_ns, holder) in times {
+            handovers.push(Handover { time_ns: *time_ns, holder: *holder, function: None });
+        }
+        handovers
+    }
+
+    fn cut(handovers: &Handovers, start_ns: u64, end_ns: u64) -> Vec<(u64, Option<u32>)> {
+        let pieces = handovers.cut(start_ns, end_ns).into_iter();
+        pieces.map(|(ns, handover)| (ns, handover.map(|handover| handover.holder))).collect()
+    }
+
+    /// Each piece belongs to who gave the lock up at its end; what no handover ends, to nobody.
+    #[test]
+    fn waits_are_cut_by_who_held_the_lock() {
+        let handovers = handovers(&[(10, 1), (30, 3), (20, 2)]);
+        assert_eq!(cut(&handovers, 5, 30), [(5, Some(1)), (10, Some(2)), (10, Some(3))]);
+        assert_eq!(cut(&handovers, 10, 15), [(5, Some(2))]);
+        assert_eq!(cut(&handovers, 25, 40), [(5, Some(3)), (10, None)]);
+        assert_eq!(cut(&handovers, 40, 50), [(10, None)]);
+        assert_eq!(cut(&handovers, 20, 20), []);
+    }
+
+    /// Handovers are bounded; what was waited before the oldest that is known has no holder.
+    #[test]
+    fn forgotten_handovers_are_unknown_holders() {
+        let times: Vec<(u64, u32)> = (0..=MAX_HANDOVERS as u64).map(|n| (100 + n, 7)).collect();
+        let handovers = handovers(&times);
+        assert_eq!(cut(&handovers, 90, 101), [(10, None), (1, Some(7))]);
+    }
+}

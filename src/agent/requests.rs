@@ -1,0 +1,318 @@
+//! Requests of the targets: from what is received and sent to whose time is whose.
+//!
+//! ```text
+//! transfers ──► Connection ──► Tracker ──finished──► policies ──kept──► profile
+//! samples, waits ───────────► Timeline ───────────────────────────────────▲
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+
+use super::capture::{Capture, CaughtStack, Observation, RawFrame};
+use super::minute::Minute;
+use crate::lane::{Connection, Direction, LaneEvent, Segment};
+use crate::model::{Attributes, RequestStatus, ThreadState, ThreadSums};
+use crate::sys::abi::comm_text;
+use crate::sys::clock::monotonic_ns;
+use crate::sys::lane_record::{LanePart, LaneRecord, Transfer};
+use crate::sys::wait_record::{WaitPart, WaitRecord};
+use crate::transaction::timeline::{Measure, Moment, Timeline};
+use crate::transaction::tracker::{Act, Finished, RequestKey, Resumed, Tracker};
+
+/// Connections looked at, some 30 KiB each at most and far less as a rule. Those that were quiet for longest give way.
+const MAX_CONNECTIONS: usize = 16_384;
+/// Transfers of a connection whose moment is remembered: a request may be known to have begun some later.
+const MAX_ACTS: usize = 16;
+/// Requests that wait to be judged.
+const MAX_FINISHED: usize = 16_384;
+/// Captures of earlier times.
+const MAX_RETIRED: usize = 1;
+/// Processes whose name is remembered, and threads whose PostgreSQL backend is.
+const MAX_NAMES: usize = 8192;
+
+/// Stacks of a timeline are numbers in the capture of their time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct StackAt {
+    pub epoch: u32,
+    pub stack: CaughtStack,
+}
+
+/// A socket that speaks HTTP.
+#[derive(Debug)]
+struct Socket {
+    connection: Connection,
+    pid: u32,
+    heard_ns: u64,
+    acts: VecDeque<Act>,
+}
+
+/// What was lost on the way to the requests' profiles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RequestLosses {
+    /// Connections that gave way to others while they may have been in use.
+    pub connections: u64,
+    /// Requests that were not followed because too many were in flight, or waited to be judged.
+    pub requests: u64,
+    /// Times that a connection's bytes made no sense and were left alone until its next request.
+    pub lost_sync: u64,
+}
+
+/// All requests of all targets.
+#[derive(Debug)]
+pub(super) struct Requests {
+    sockets: HashMap<u64, Socket>,
+    pub tracker: Tracker,
+    pub timeline: Timeline<StackAt>,
+    /// Each with the name of its process, which may be gone.
+    finished: VecDeque<(Finished, String)>,
+    /// Which capture new stacks are in.
+    pub epoch: u32,
+    /// Those of earlier times, oldest first.
+    pub retired: VecDeque<(u32, Capture)>,
+    names: HashMap<u32, String>,
+    /// What ran since the last minute began.
+    pub minute: Minute,
+    /// Who answered each thread's query last, and when.
+    backends: HashMap<u32, (u32, u64)>,
+    pub losses: RequestLosses,
+    /// Requests that ended so far.
+    pub count: u64,
+    events: Vec<LaneEvent>,
+}
+
+impl Requests {
+    /// None yet; what threads did of late takes at most `ring_bytes`.
+    pub(super) fn new(ring_bytes: usize) -> Self {
+        Self {
+            sockets: HashMap::new(),
+            tracker: Tracker::default(),
+            timeline: Timeline::new(ring_bytes),
+            finished: VecDeque::new(),
+            epoch: 0,
+            retired: VecDeque::new(),
+            names: HashMap::new(),
+            minute: Minute::default(),
+            backends: HashMap::new(),
+            losses: RequestLosses::default(),
+            count: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// Takes what was observed since the last call.
+    pub(super) fn take(&mut self, capture: &mut Capture) {
+        for Observation { root, stack, state, tally, is_share } in capture.take_journal() {
+            let Some(thread) = root.thread else { continue };
+            if !self.names.contains_key(&thread.pid) {
+                self.note_name(thread.pid, root.process);
+            }
+            let measure = match (is_share, state) {
+                (true, _) => Measure::Share,
+                (false, ThreadState::Running) => Measure::Tick,
+                (false, _) => Measure::Exact,
+            };
+            let stack = StackAt { epoch: self.epoch, stack };
+            if measure == Measure::Tick {
+                let service = self.names.get(&thread.pid).map_or("?", String::as_str);
+                self.minute.add(service, stack, tally);
+            }
+            let (count, weight) = (tally.count, tally.weight_ns);
+            let moment = Moment { at_ns: tally.at_ns, state, measure, stack, count, weight };
+            self.timeline.push(thread.tid, moment);
+        }
+    }
+
+    fn note_name(&mut self, pid: u32, name: String) {
+        if self.names.len() >= MAX_NAMES {
+            self.names.clear();
+        }
+        self.names.insert(pid, name);
+    }
+
+    /// The name of a process, as far as one of its threads was seen.
+    pub(super) fn process_name(&self, pid: u32) -> Option<&str> {
+        self.names.get(&pid).map(String::as_str)
+    }
+
+    /// The PostgreSQL backend that woke thread `tid` last, if that was after `since_ns`.
+    pub(super) fn postgres_of(&self, tid: u32, since_ns: u64) -> Option<u32> {
+        self.backends.get(&tid).filter(|(_, at_ns)| *at_ns >= since_ns).map(|(pid, _)| *pid)
+    }
+
+    /// A wait is over: who had it may take over a request.
+    pub(super) fn note_wait(&mut self, record: &WaitRecord<'_>) {
+        if matches!(record.part, WaitPart::Woken(_) | WaitPart::Opened(_)) {
+            return;
+        }
+        if let Some(waker) = record.waker.filter(|waker| waker.comm.starts_with(b"postgres")) {
+            if self.backends.len() >= MAX_NAMES {
+                self.backends.clear();
+            }
+            self.backends.insert(record.tid, (waker.pid, record.time_ns));
+        }
+        // What it was blocked for is not told, but follows from the other two and the time.
+        let sums =
+            ThreadSums { run_ns: record.run_sum_ns, queue_ns: record.queue_sum_ns, ..ThreadSums::default() };
+        let act = Act { time_ns: record.time_ns, pid: record.pid, tid: record.tid, sums };
+        self.tracker.resume(Resumed { began_ns: record.began_ns, act });
+    }
+
+    /// A transfer, or the end of a connection.
+    pub(super) fn apply(&mut self, record: &LaneRecord<'_>) {
+        let mut events = std::mem::take(&mut self.events);
+        match &record.part {
+            LanePart::Transfer(transfer) => self.feed(record, transfer, &mut events),
+            LanePart::HangUp => {
+                if let Some(mut socket) = self.sockets.remove(&record.socket) {
+                    socket.connection.close(record.time_ns, &mut events);
+                    self.follow(record.socket, &socket, &mut events);
+                }
+            }
+        }
+        self.events = events;
+    }
+
+    fn feed(&mut self, record: &LaneRecord<'_>, transfer: &Transfer<'_>, events: &mut Vec<LaneEvent>) {
+        let LaneRecord { time_ns, pid, socket: number, .. } = *record;
+        if self.sockets.len() >= MAX_CONNECTIONS && !self.sockets.contains_key(&number) {
+            self.make_room(events);
+        }
+        let mut socket = self.sockets.remove(&number).unwrap_or_else(|| Socket {
+            connection: Connection::new(transfer.client),
+            pid,
+            heard_ns: 0,
+            acts: VecDeque::new(),
+        });
+        socket.heard_ns = time_ns;
+        if socket.acts.len() >= MAX_ACTS {
+            socket.acts.pop_front();
+        }
+        let act = Act { time_ns, pid, tid: transfer.tid, sums: transfer.sums };
+        socket.acts.push_back(act);
+        if !self.names.contains_key(&pid) {
+            self.note_name(pid, comm_text(&transfer.comm));
+        }
+        let direction = if transfer.is_sent { Direction::Sent } else { Direction::Received };
+        let Transfer { tid, length, head, tail, .. } = *transfer;
+        socket.connection.feed(&Segment { time_ns, direction, pid, tid, length, head, tail }, events);
+        self.losses.lost_sync += std::mem::take(&mut socket.connection.lost_sync);
+        self.follow(number, &socket, events);
+        if socket.connection.is_http() {
+            self.sockets.insert(number, socket);
+        }
+    }
+
+    /// The half that was quiet for longest goes.
+    fn make_room(&mut self, events: &mut Vec<LaneEvent>) {
+        let mut heard: Vec<u64> = self.sockets.values().map(|socket| socket.heard_ns).collect();
+        let middle = heard.len() / 2;
+        let median = *heard.select_nth_unstable(middle).1;
+        let quiet: Vec<u64> = self
+            .sockets
+            .iter()
+            .filter(|(_, socket)| socket.heard_ns <= median)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in quiet {
+            let Some(mut socket) = self.sockets.remove(&key) else { continue };
+            self.losses.connections += 1;
+            let heard_ns = socket.heard_ns;
+            socket.connection.close(heard_ns, events);
+            self.follow(key, &socket, events);
+        }
+    }
+
+    /// What a connection's events mean for its requests.
+    fn follow(&mut self, number: u64, socket: &Socket, events: &mut Vec<LaneEvent>) {
+        let key = |request| RequestKey { socket: number, number: request };
+        let act = |time_ns, tid| {
+            let known = socket.acts.iter().rev().find(|act| act.time_ns == time_ns && act.tid == tid);
+            known.copied().unwrap_or(Act { time_ns, pid: socket.pid, tid, sums: ThreadSums::default() })
+        };
+        for event in events.drain(..) {
+            match event {
+                LaneEvent::Began { number, time_ns, tid, is_partial } => {
+                    self.tracker.begin(key(number), act(time_ns, tid), is_partial);
+                }
+                LaneEvent::Named { number, attributes } => self.tracker.describe(key(number), attributes),
+                LaneEvent::Read { .. } => {}
+                LaneEvent::Written { number, time_ns, tid } => {
+                    self.tracker.write(key(number), act(time_ns, tid));
+                }
+                LaneEvent::Ended { number, time_ns, status, attributes, .. } => {
+                    let finished = self.tracker.end(key(number), time_ns, status, attributes);
+                    self.keep(finished);
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, finished: Option<Finished>) {
+        let Some(finished) = finished else { return };
+        self.count += 1;
+        if self.finished.len() >= MAX_FINISHED {
+            self.losses.requests += 1;
+            return;
+        }
+        let process = self.process_name(finished.pid).unwrap_or("?").to_owned();
+        self.finished.push_back((finished, process));
+    }
+
+    /// The frames of a stack, leaf first, of which `present` has those of now; `None`: they are forgotten.
+    pub(super) fn frames_of<'a>(
+        &'a self,
+        present: &'a Capture,
+        at: StackAt,
+    ) -> Option<impl Iterator<Item = RawFrame> + use<'a>> {
+        let retired = self.retired.iter().find(|(epoch, _)| *epoch == at.epoch).map(|(_, capture)| capture);
+        Some(retired.or((at.epoch == self.epoch).then_some(present))?.frames_of(at.stack))
+    }
+
+    /// Transfers were lost, so what is known of connections may be wrong: all begin anew with their next request, and
+    /// requests in flight are not told.
+    pub(super) fn begin_anew(&mut self) {
+        self.losses.requests += self.tracker.in_flight().count() as u64;
+        self.losses.connections += self.sockets.len() as u64;
+        self.sockets.clear();
+        self.tracker.begin_anew();
+    }
+
+    /// From here on stacks are in a new capture; `old` is kept for as long as there is room.
+    pub(super) fn retire(&mut self, old: Capture) {
+        self.retired.push_back((self.epoch, old));
+        self.epoch += 1;
+        if self.retired.len() > MAX_RETIRED {
+            self.retired.pop_front();
+        }
+        let oldest = self.retired.front().map_or(self.epoch, |(epoch, _)| *epoch);
+        self.timeline.forget_stacks(|at| at.epoch < oldest);
+    }
+
+    /// A process is gone: what it had not answered has failed.
+    pub(super) fn bury(&mut self, pid: u32) {
+        self.sockets.retain(|_, socket| socket.pid != pid);
+        let now_ns = monotonic_ns();
+        for key in self.tracker.bury(pid) {
+            let attributes = Attributes::from([("error.type".to_owned(), "process_ended".to_owned())]);
+            let finished = self.tracker.end(key, now_ns, RequestStatus::Error, attributes);
+            self.keep(finished);
+        }
+        self.names.remove(&pid);
+    }
+
+    /// The next request that ended before `until_ns`, and the name of its process: what belongs to it is all there by
+    /// then.
+    pub(super) fn next_finished(&mut self, until_ns: u64) -> Option<(Finished, String)> {
+        let is_due = self.finished.front().is_some_and(|(finished, _)| finished.ended_ns <= until_ns);
+        is_due.then(|| self.finished.pop_front()).flatten()
+    }
+
+    /// How many requests wait to be judged.
+    pub(super) fn waiting(&self) -> usize {
+        self.finished.len()
+    }
+
+    /// Whether any request waits to be judged, or is in flight.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.finished.is_empty() || self.tracker.busy().next().is_some()
+    }
+}
