@@ -122,8 +122,8 @@ impl Stack {
     }
 }
 
-/// What a leaf may call in Python for a moment, to keep the account.
-const HELPERS: &[&str] = &["(oracle.py)", "(random.py)", "add ("];
+/// What a leaf may call in Python for a moment, to keep the account or to give up its turn.
+const HELPERS: &[&str] = &["(oracle.py)", "(random.py)", "add (", "sleep (tasks.py)"];
 
 /// How a stack stands to a chain of calls, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
