@@ -65,6 +65,10 @@ struct files_struct {
 };
 
 /* include/linux/sched.h */
+struct sched_entity {
+	__u64 exec_start;       /* up to when `sum_exec_runtime` counts, by the clock of the CPU */
+	__u64 sum_exec_runtime; /* ns on a CPU */
+};
 struct task_struct {
 	int pid;
 	int tgid;
@@ -74,6 +78,7 @@ struct task_struct {
 	struct files_struct *files;
 	char comm[16];
 	void *stack;
+	struct sched_entity se;
 	unsigned int __state;
 	unsigned int flags;
 	int on_cpu;

@@ -177,16 +177,21 @@ static __always_inline void fill_lane(struct lane_event *event, struct sock *sk,
 	event->socket = bpf_get_socket_cookie(sk);
 }
 
-/* What the current thread has done up to now. */
-static __always_inline void fill_sums(struct lane_event *event, __u64 now)
+/* What the current thread has done up to now, and that time. */
+static __always_inline void fill_sums(struct lane_event *event)
 {
-	struct thread *thread = find_thread_of(bpf_get_current_task_btf());
-	if (!thread)
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct thread *thread = find_thread_of(task);
+	if (!thread || !thread->since_ns)
 		return;
+	if (thread->state != THREAD_RUNNING)
+		mend_state(task, thread, event->head.time_ns);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 4; i++) { /* it may be preempted amid these lines: each change begins a state */
 		__u64 since_ns = *(volatile __u64 *)&thread->since_ns;
 		barrier();
+		__u64 now = bpf_ktime_get_ns();
+		event->head.time_ns = now;
 		event->run_ns = run_sum_ns(thread, now);
 		event->queue_ns = thread->queue_ns;
 		event->blocked_ns = thread->blocked_ns;
@@ -221,7 +226,7 @@ static __always_inline void tell_transfer(struct sock *sk, __u8 direction, __s64
 	}
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	fill_lane(event, sk, EVENT_TRANSFER, pid_tgid >> 32, now);
-	fill_sums(event, now);
+	fill_sums(event);
 	fill_client(event, sk);
 	bpf_get_current_comm(event->comm, COMM_BYTES);
 	event->moved = moved;

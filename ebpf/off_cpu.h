@@ -266,8 +266,13 @@ static __always_inline int switch_out(void *ctx, struct task_struct *task, struc
 {
 	if (!thread || !thread->since_ns)
 		return 0;
-	thread->run_ns += passed_ns(thread, now);
-	thread->since_ns = now;
+	if (thread->state != THREAD_RUNNING) {
+		mend_state(task, thread, now);
+		if (!thread->in_call)
+			sum_bare(thread);
+	}
+	end_state(thread, now);
+	note_exec(task, thread, now);
 	thread->state = is_blocked ? THREAD_BLOCKED : THREAD_QUEUED;
 	if (!thread->wait_began_ns)
 		thread->wait_began_ns = now;
@@ -282,17 +287,10 @@ static __always_inline void switch_in(struct task_struct *task, struct thread *t
 {
 	if (!thread || !thread->since_ns)
 		return;
-	__u64 passed = passed_ns(thread, now);
-	thread->since_ns = now;
-	if (thread->state == THREAD_BLOCKED) { /* its waking was not seen */
-		thread->blocked_ns += passed;
-		thread->wait_blocked_ns += passed;
-	} else if (thread->state == THREAD_QUEUED) {
-		thread->queue_ns += passed;
-		thread->wait_queue_ns += passed;
-	} else {
-		thread->run_ns += passed;
-	}
+	if (thread->state == THREAD_RUNNING)
+		mend_state(task, thread, now);
+	else
+		end_state(thread, now);
 	thread->state = THREAD_RUNNING;
 	__u64 waited = thread->wait_queue_ns + thread->wait_blocked_ns;
 	if (thread->in_call) {
@@ -448,10 +446,13 @@ SEC("tp_btf/sys_exit")
 int call_exit(__u64 *ctx)
 {
 	const struct pt_regs___kernel *registers = (const struct pt_regs___kernel *)ctx[0];
-	struct thread *thread = find_thread_of(bpf_get_current_task_btf());
-	if (!thread || !thread->wait_began_ns)
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct thread *thread = find_thread_of(task);
+	if (!thread || !thread->wait_began_ns || !thread->since_ns)
 		return 0;
 	__u64 now = bpf_ktime_get_ns();
+	if (thread->state != THREAD_RUNNING)
+		mend_state(task, thread, now);
 	int is_same = registers->ip == thread->ip && registers->sp == thread->sp;
 	enum verdict verdict = NO_ROOM;
 	if (is_same && (is_gil_retry(thread) || thread->flags & WAIT_TOLD))
@@ -528,7 +529,7 @@ int thread_exec(__u64 *ctx)
 	event.tid = old_tid;
 	bpf_task_storage_delete(&threads, task);
 	int is_lost = bpf_ringbuf_output(&ring, &event, sizeof(event), RING_LAZY) != 0;
-	if (!meet_thread(task, now) || is_lost)
+	if (!meet_thread(task) || is_lost)
 		count(COUNTER_THREADS_LOST, 1);
 	return 0;
 }
@@ -561,7 +562,7 @@ int account(struct bpf_iter__task *ctx)
 		return 0;
 	struct thread *thread = find_thread_of(task);
 	if (!thread)
-		thread = meet_thread(task, bpf_ktime_get_ns());
+		thread = meet_thread(task);
 	if (!thread) {
 		count(COUNTER_THREADS_LOST, 1);
 		return 0;

@@ -407,7 +407,8 @@ enum counter {
 	COUNTER_THREADS_LOST = 8, /* threads that found no room, or whose end found none in the ring */
 	COUNTER_RAISED = 9, /* times the threshold for a stack was doubled to keep the cost down */
 	COUNTER_LANE_LOST = 10, /* transfers that found no room in the ring */
-	COUNTER_COUNT = 11,
+	COUNTER_SWITCHES_MENDED = 11, /* times that a thread came to a CPU or left it unseen */
+	COUNTER_COUNT = 12,
 };
 
 #endif

@@ -17,6 +17,7 @@
 struct thread {
 	__u64 since_ns; /* when `state` began; 0: not seen yet */
 	__u64 run_ns, queue_ns, blocked_ns;
+	__u64 exec_ns; /* by the scheduler's own account, when `state` was last no longer, or not yet, THREAD_RUNNING */
 	__u64 short_queue_ns, short_blocked_ns, thin_queue_ns, thin_blocked_ns, bare_queue_ns, bare_blocked_ns;
 	__u64 thin_ns; /* in waits between two samples of them */
 	/* The wait under way: of this system call, or since it was told open. */
@@ -147,8 +148,78 @@ static __always_inline __u64 passed_ns(const struct thread *thread, __u64 now)
 	return now > since_ns ? now - since_ns : 0;
 }
 
-/* How long the current thread has run, up to now. It does run, whatever `state` says: now and then its coming back to
- * a CPU is not seen. It may be preempted between two lines of this: each change of the sums begins a state. */
+/* Adds the time in the state that ends to the sums. */
+static __always_inline void end_state(struct thread *thread, __u64 now)
+{
+	__u64 passed = passed_ns(thread, now);
+	thread->since_ns = now;
+	if (thread->state == THREAD_BLOCKED) {
+		thread->blocked_ns += passed;
+		thread->wait_blocked_ns += passed;
+	} else if (thread->state == THREAD_QUEUED) {
+		thread->queue_ns += passed;
+		thread->wait_queue_ns += passed;
+	} else {
+		thread->run_ns += passed;
+	}
+}
+
+/* key: 0; by how much CLOCK_MONOTONIC is ahead of this CPU's scheduler, as of the last thread of a target that left it;
+ * 0: none did. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} clock_leads SEC(".maps");
+
+/* Notes the scheduler's account of a thread that is about to leave its CPU: it counts up to now. */
+static __always_inline void note_exec(struct task_struct *task, struct thread *thread, __u64 now)
+{
+	__u32 zero = 0;
+	__u64 *lead = bpf_map_lookup_elem(&clock_leads, &zero);
+	if (lead)
+		*lead = now - task->se.exec_start;
+	thread->exec_ns = task->se.sum_exec_runtime;
+}
+
+/* For how long a thread has run by the scheduler's account, up to now: that is brought up to date at ticks and switches. */
+static __always_inline __u64 exec_up_to(struct task_struct *task, __u64 now)
+{
+	__u32 zero = 0;
+	__u64 *lead = bpf_map_lookup_elem(&clock_leads, &zero);
+	__s64 behind = lead && *lead ? now - *lead - task->se.exec_start : 0;
+	return task->se.sum_exec_runtime + (behind > 0 ? behind : 0);
+}
+
+/* The thread's coming to a CPU, or its leaving it, was not seen: there are kernels on which some tasks leave
+ * without sched_switch, and whoever follows them comes unseen. The scheduler's own account says for how long
+ * of the time since it did run; for the rest, it was what it was about, or blocked. */
+static __noinline int mend_state(struct task_struct *task, struct thread *thread, __u64 now)
+{
+	if (!task || !thread)
+		return 0;
+	__u64 passed = passed_ns(thread, now), exec_ns = exec_up_to(task, now);
+	__u64 ran = exec_ns > thread->exec_ns ? exec_ns - thread->exec_ns : 0;
+	if (ran > passed)
+		ran = passed;
+	thread->run_ns += ran;
+	thread->since_ns += ran;
+	if (thread->state == THREAD_RUNNING) {
+		thread->state = THREAD_BLOCKED;
+		thread->in_call = 0; /* where it waited is not known */
+		thread->call = -1;
+		thread->wait_began_ns = thread->since_ns;
+	}
+	end_state(thread, now);
+	thread->state = THREAD_RUNNING;
+	thread->exec_ns = exec_ns;
+	count(COUNTER_SWITCHES_MENDED, 1);
+	return 0;
+}
+
+/* How long the current thread has run, up to now. It may be preempted between two lines of this: each change of the
+ * sums begins a state. */
 static __always_inline __u64 run_sum_ns(const struct thread *thread, __u64 now)
 {
 	__u64 sum = 0;
@@ -211,15 +282,17 @@ static __always_inline void fill_thread(struct thread_event *event, struct task_
 }
 
 /* Begins to account for a thread, by what it is about now. `since_ns` is written last: until then, the
- * tracepoints leave it alone. */
-static __always_inline struct thread *meet_thread(struct task_struct *task, __u64 now)
+ * tracepoints leave it alone, so that it may leave its CPU, or come to one, unseen. */
+static __always_inline struct thread *meet_thread(struct task_struct *task)
 {
 	struct thread *thread = bpf_task_storage_get(&threads, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!thread)
 		return 0;
-	thread->state = task->on_cpu ? THREAD_RUNNING : task->__state ? THREAD_BLOCKED : THREAD_QUEUED;
 	thread->call = -1;
 	thread->flags = WAIT_NO_WAKER;
+	__u64 now = bpf_ktime_get_ns();
+	thread->exec_ns = task->se.sum_exec_runtime;
+	thread->state = task->on_cpu ? THREAD_RUNNING : task->__state ? THREAD_BLOCKED : THREAD_QUEUED;
 	struct pt_regs___kernel *registers = entry_registers(task);
 	if (registers && thread->state != THREAD_RUNNING) {
 		note_call(task, thread, registers);

@@ -87,7 +87,14 @@ fn profile() -> impl Strategy<Value = Profile> {
         prop::collection::vec(thread_times(), 0..3),
     )
         .prop_map(|(frames, stacks, samples, period_ns, target, mode, left_out, threads)| Profile {
-            recording: Recording { period_ns, target, mode, left_out, ..Recording::default() },
+            recording: Recording {
+                period_ns,
+                target,
+                mode,
+                left_out,
+                switches_mended: left_out,
+                ..Recording::default()
+            },
             frames,
             stacks,
             samples: samples

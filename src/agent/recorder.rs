@@ -382,6 +382,7 @@ impl Recorder {
             started_unix_ns: self.began.unix_ns,
             elapsed_ns: self.elapsed_ns,
             rate_changes: self.rate_changes,
+            switches_mended: counters.switches_mended,
             lost: BTreeMap::new(),
             warnings: self.replay.warnings(&self.sampler.tables, counters, self.sampler.undecodable),
             cost,

@@ -53,6 +53,13 @@ pub(super) fn lines(profile: &Profile) -> String {
         counted(all.short_count, "wait"),
         percent(all.bare_ns, waited),
     );
+    if profile.recording.switches_mended > 0 {
+        let _ = writeln!(
+            lines,
+            "  {} × the kernel did not tell that a thread came to a CPU or left it: its run time is the scheduler's there",
+            count(profile.recording.switches_mended)
+        );
+    }
     lines
 }
 

@@ -153,6 +153,9 @@ pub struct Recording {
     pub elapsed_ns: u64,
     /// Changes of the rate, ascending by time; empty when it was held.
     pub rate_changes: Vec<RateChange>,
+    /// Times that a thread came to a CPU, or left it, without the kernel's telling; what it did until then is by the
+    /// scheduler's own account of it.
+    pub switches_mended: u64,
     /// Samples that never reached userland, by reason.
     pub lost: BTreeMap<Outcome, u64>,
     /// Things the user should know, each a sentence; shown at the end.

@@ -23,6 +23,8 @@
 //!   elapsed_ns        how long it took
 //!   rate_changes      [{at_ns, period_ns}]: from at_ns after the beginning
 //!                     on, a sample weighs period_ns; ascending
+//!   switches_mended?  times that a thread came to a CPU or left it without the kernel's telling:
+//!                     what it did until then is by the scheduler's own account of it
 //!   lost              [{outcome, count}]: samples that were never captured
 //!   warnings          [sentence]
 //!   cost              what the recording cost
@@ -123,6 +125,8 @@ struct RecordingForm<'a> {
     started_unix_ns: u64,
     elapsed_ns: u64,
     rate_changes: Vec<RateChangeForm>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    switches_mended: u64,
     lost: Vec<LossForm>,
     warnings: Vec<Cow<'a, str>>,
     cost: CostForm,
@@ -364,6 +368,7 @@ fn parse_recording(form: RecordingForm<'_>) -> Result<Recording> {
         started_unix_ns: form.started_unix_ns,
         elapsed_ns: form.elapsed_ns,
         rate_changes: form.rate_changes.into_iter().map(change).collect(),
+        switches_mended: form.switches_mended,
         lost,
         warnings: form.warnings.into_iter().map(Cow::into_owned).collect(),
         cost: Cost {
@@ -415,6 +420,7 @@ impl<'a> From<&'a Recording> for RecordingForm<'a> {
             rate_changes: changes
                 .map(|change| RateChangeForm { at_ns: change.at_ns, period_ns: change.period_ns })
                 .collect(),
+            switches_mended: recording.switches_mended,
             lost: lost.map(|(outcome, count)| LossForm { outcome: *outcome as u8, count: *count }).collect(),
             warnings: recording.warnings.iter().map(Cow::from).collect(),
             cost: CostForm {

@@ -23,7 +23,7 @@ pub const CODE_FILE_BYTES: usize = 512;
 /// Set in the `task` of a sample whose task has a number only.
 pub const TASK_NUMBERED: u64 = 1 << 63;
 /// Number of `counters`.
-pub const COUNTER_COUNT: usize = 11;
+pub const COUNTER_COUNT: usize = 12;
 
 /// `enum counter`: what the kernel side counts, summed over CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Counters {
     pub raised: u64,
     /// Transfers on sockets that found no room in the ring.
     pub lane_lost: u64,
+    /// Times that a thread came to a CPU or left it unseen.
+    pub switches_mended: u64,
 }
 
 impl Counters {
@@ -68,6 +70,7 @@ impl Counters {
             threads_lost,
             raised,
             lane_lost,
+            switches_mended,
         ] = values;
         Self {
             samples,
@@ -81,6 +84,7 @@ impl Counters {
             threads_lost,
             raised,
             lane_lost,
+            switches_mended,
         }
     }
 }
