@@ -70,6 +70,8 @@ struct Evidence {
     unix_less_monotonic_ns: u64,
     /// For how much longer requests ran than the application burnt.
     taken_ns: Vec<u64>,
+    /// For how much longer requests took than until they were received.
+    late_ns: Vec<u64>,
     /// Requests that slept for less than they asked for.
     sleepless: usize,
     /// Those whose time is less than what the application burnt or slept, whatever was taken from it.
@@ -89,7 +91,8 @@ fn prove(name: &'static str, kind: Kind, server: &Server, pipelines: bool) {
     }
     let kept = agent.finish();
     let (noted, stored) = (server.noted(), kept.stored());
-    let (wrong, taken_ns, sleepless, missed) = (BTreeMap::new(), Vec::new(), 0, Vec::new());
+    let (wrong, taken_ns, late_ns, sleepless, missed) =
+        (BTreeMap::new(), Vec::new(), Vec::new(), 0, Vec::new());
     let mut evidence = Evidence {
         name,
         kind,
@@ -99,6 +102,7 @@ fn prove(name: &'static str, kind: Kind, server: &Server, pipelines: bool) {
         stored,
         unix_less_monotonic_ns,
         taken_ns,
+        late_ns,
         sleepless,
         missed,
         wrong,
@@ -135,6 +139,7 @@ impl Evidence {
             }
         }
         self.judge_disturbance();
+        self.judge_ends();
         self.judge_bindings(&found, counts);
         self.judge_profiles();
         self.judge_exports(&found);
@@ -151,6 +156,19 @@ impl Evidence {
         }
         for missed in std::mem::take(&mut self.missed) {
             self.blame("ran or slept for less", missed);
+        }
+    }
+
+    /// A response may be received before the call that sends it is at its end: where another thread, or the client
+    /// itself, takes the CPU in between, that is as late as the thread comes back.
+    fn judge_ends(&mut self) {
+        self.late_ns.sort_unstable();
+        let of_thousand =
+            |part: usize| self.late_ns.get(self.late_ns.len() * part / 1000).copied().unwrap_or(0);
+        let (most_ns, nearly_all_ns) = (of_thousand(900), of_thousand(990));
+        println!("{}: of ten responses nine are received {most_ns} ns before their end at most", self.name);
+        if most_ns > MS / 10 || nearly_all_ns > SLACK_NS {
+            self.blame("end after they were received", format!("by {most_ns} ns, {nearly_all_ns} ns"));
         }
     }
 
@@ -200,12 +218,12 @@ impl Evidence {
             ("begin before they were sent", late(asked.sent_ns, began_ns)),
             ("begin after their handler", late(began_ns, noted.began_ns)),
             ("end before their handler", late(noted.ended_ns, ended_ns)),
-            ("end after they were received", late(ended_ns, asked.received_ns)),
         ] {
             if late_ns > SLACK_NS {
                 self.blame(what, format!("{} {} by {late_ns} ns", asked.id, asked.path));
             }
         }
+        self.late_ns.push(late(ended_ns, asked.received_ns));
     }
 
     fn judge_thread(&mut self, asked: &Asked, request: &Request) {
