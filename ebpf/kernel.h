@@ -90,6 +90,18 @@ struct pt_regs___kernel {
 	unsigned long ax, di, si, dx, orig_ax, ip, sp;
 };
 
+/* include/uapi/linux/bpf.h; kernel/bpf/helpers.c, since Linux 6.18. Calls `callback` in `task` before it returns to
+ * user mode. 0 on success. */
+struct bpf_task_work {
+	__u64 opaque;
+} __attribute__((aligned(8)));
+struct bpf_map {
+	__u32 id;
+};
+extern int bpf_task_work_schedule_resume_impl(struct task_struct *task, struct bpf_task_work *work, void *map,
+					      int (*callback)(struct bpf_map *map, void *key, void *value), void *aux)
+	__attribute__((section(".ksyms"))) __attribute__((weak));
+
 /* include/linux/bpf.h, kernel/bpf/task_iter.c */
 struct seq_file;
 struct bpf_iter_meta {

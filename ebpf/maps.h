@@ -18,6 +18,7 @@ const volatile __u32 python_capacity = 1;  /* elements of `pythons` */
 const volatile __u32 wakeup_bytes = 1;     /* fill of the ring that wakes userland */
 const volatile __u32 cpu_capacity = 1;     /* CPUs that `scratches` has room for, in each context */
 const volatile __u32 min_wait_ns = 0;      /* shorter waits have no stack */
+const volatile __u32 wait_budget = 1;      /* stacks of waits in BUDGET_WINDOW_NS on one CPU */
 const volatile __u32 base_share = 1;       /* one tick in so many is a sample, outside of requests */
 const volatile __u8 follow_children = 1;
 const volatile __u8 watch_all = 0;         /* report exec and fork of every process */
@@ -26,6 +27,7 @@ const volatile __u8 keep_samples = 0;      /* the perf event writes its own samp
 const volatile __u8 on_cpu_samples = 1;    /* 0: the clocks tick for nothing but new mappings */
 const volatile __u8 waker_stacks = 0;      /* every wake-up from a long wait is told with its stack */
 const volatile __u8 waker_names = 0;       /* who woke a thread is told with the wait, without a stack */
+const volatile __u8 has_task_work = 0;     /* a thread can be asked for its stack as it returns to user mode */
 
 #define RULE_CAPACITY 65536
 

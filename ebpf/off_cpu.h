@@ -3,14 +3,16 @@
  * What threads of targets do while they do not run: exact times of running,
  * queueing and being blocked, who woke them, and the stack of long waits.
  *
- *	switch out ──► blocked ──waking──► queued ──► switch in … system call ends
+ *	switch out ──► blocked ──waking──► queued ──► switch in ──► back to user mode
  *	                                                │              │
  *	                                   kernel stack, if it was     │ user stack, by the
- *	                                   long: it stands still there │ thread itself, if it was long
+ *	                                   long: it stands still there │ thread itself
  *
  * A wait inside a system call has its user stack taken when the call ends: it is the same
- * as when the call began, and only then is known whether it is worth taking. All waits of
- * one call are one. A wait outside of any (a page fault, preemption, a stop) has no such
+ * as when the call began, and only then is known whether it is worth taking. The switch asks
+ * for that with a task work (Linux 6.18), which nobody else pays for; all waits of the call up to
+ * then are one. Older kernels tell the end of every call of everybody (sys_exit), and all waits of one call are one.
+ * A wait outside of any (a page fault, preemption, a stop) has no such
  * end, so its stack is taken when it begins, and its times are told when it is over.
  */
 #ifndef TXPROF_OFF_CPU_H
@@ -21,12 +23,12 @@
 /* THREAD_SIZE without KASAN, arch/x86/include/asm/page_64_types.h */
 #define KERNEL_STACK_BYTES 16384
 
-/* Stacks of waits in 10 ms on one CPU: 1,000 a second cost half a percent of a CPU. With more, the length from which
- * on each wait has a stack is doubled until these suffice. Of those that are shorter, but not below the
- * threshold, each thread has one taken whenever they have lasted THIN_SHARE times as long together: a sample of
+/* `wait_budget` stacks in 10 ms on one CPU are wanted: 1,000 a second cost one to two percent of a CPU. With more, the
+ * length from which on each wait has a stack is doubled until these suffice. Of those that are shorter, but not below
+ * the threshold, each thread has one taken whenever they have lasted THIN_SHARE times as long together: a sample of
  * the time waited. */
 #define BUDGET_WINDOW_NS 10000000
-#define BUDGET_STACKS 10
+#define MAX_STACKS 40 /* in that time, even of waits that all are long */
 #define MAX_DOUBLINGS 8
 #define THIN_SHARE 8
 
@@ -64,14 +66,14 @@ static __always_inline int is_interrupt(void *ctx, __s32 call)
 /* Frames of this program and of what calls it, which are not the waker's. */
 #define OWN_FRAMES 2
 
-enum verdict { TOO_SHORT, THIN, SAMPLE, TAKE, NO_ROOM };
+enum verdict { TOO_SHORT = 1, THIN, SAMPLE, TAKE, NO_ROOM };
 
 static __always_inline struct budget *find_budget(__u64 now)
 {
 	__u32 zero = 0;
 	struct budget *budget = bpf_map_lookup_elem(&budgets, &zero);
 	if (budget && now - budget->window_ns > BUDGET_WINDOW_NS) {
-		if (budget->doublings && budget->taken < BUDGET_STACKS / 2)
+		if (budget->doublings && budget->taken < wait_budget / 2)
 			budget->doublings--;
 		budget->window_ns = now;
 		budget->taken = 0;
@@ -85,6 +87,16 @@ static __always_inline __u64 threshold_ns(const struct budget *budget)
 	return (__u64)min_wait_ns << (budget ? budget->doublings & 15 : 0);
 }
 
+/* Whether shorter waits have lasted long enough together, with this one, for a sample of them. */
+static __always_inline int is_sample(struct thread *thread, const struct budget *budget, __u64 waited_ns)
+{
+	thread->thin_ns += waited_ns;
+	if (thread->thin_ns < THIN_SHARE * threshold_ns(budget) || budget->taken >= MAX_STACKS)
+		return 0;
+	thread->thin_ns = 0;
+	return 1;
+}
+
 /* Whether a wait of this length gets a stack. */
 static __always_inline enum verdict judge_wait(struct thread *thread, __u64 waited_ns, __u64 now)
 {
@@ -93,16 +105,15 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 		return NO_ROOM;
 	if (waited_ns < min_wait_ns)
 		return TOO_SHORT;
-	__u64 threshold = threshold_ns(budget);
-	if (waited_ns < threshold) {
-		thread->thin_ns += waited_ns;
-		if (thread->thin_ns < THIN_SHARE * threshold || budget->taken >= 4 * BUDGET_STACKS)
+	if (waited_ns < threshold_ns(budget)) {
+		/* One that ended with Python's lock handed over was judged then, for the stack of who did that. */
+		if (thread->flags & (WAIT_TOLD | WAIT_UNTOLD) ? !(thread->flags & WAIT_TOLD) :
+								!is_sample(thread, budget, waited_ns))
 			return THIN;
-		thread->thin_ns = 0;
 		budget->taken++;
 		return SAMPLE;
 	}
-	if (budget->taken++ < BUDGET_STACKS)
+	if (thread->flags & WAIT_TOLD || budget->taken++ < wait_budget)
 		return TAKE;
 	if (budget->doublings < MAX_DOUBLINGS) {
 		budget->doublings++;
@@ -110,22 +121,26 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 		count(COUNTER_RAISED, 1);
 		return TAKE;
 	}
-	return budget->taken < 4 * BUDGET_STACKS ? TAKE : NO_ROOM;
+	return budget->taken < MAX_STACKS ? TAKE : NO_ROOM;
 }
 
-/* Whether the end of a wait of this length has its waker told. Who gives up Python's lock is told whatever length
- * other waits have raised: without it the holder is not known. */
-static __always_inline int may_tell_waker(__u64 waited_ns, int hands_over, __u64 now)
+/* Whether the end of a wait of this length has its waker told: it is to no avail if the wait has no stack then. */
+static __always_inline int may_tell_waker(struct thread *thread, __u64 waited_ns, int hands_over, __u64 now)
 {
 	struct budget *budget = find_budget(now);
-	return budget && (hands_over || waited_ns >= threshold_ns(budget)) && budget->wakers++ < 2 * BUDGET_STACKS;
+	if (!budget || budget->wakers >= 2 * wait_budget)
+		return 0;
+	if (waited_ns < threshold_ns(budget) && !(hands_over && is_sample(thread, budget, waited_ns)))
+		return 0;
+	budget->wakers++;
+	return 1;
 }
 
 /* Whether a wait that begins, nobody knows how long, gets one. */
 static __always_inline int may_open(__u64 now)
 {
 	struct budget *budget = find_budget(now);
-	return budget && budget->taken < BUDGET_STACKS && ++budget->taken;
+	return budget && budget->taken < wait_budget && ++budget->taken;
 }
 
 static __always_inline void fill_wait(struct scratch *scratch, const struct thread *thread, __u32 type,
@@ -260,6 +275,24 @@ static __always_inline void sum_cost(__u64 began)
 		count(COUNTER_OFF_CPU_NS, (bpf_ktime_get_ns() - began) * COST_SHARE);
 }
 
+/* Whether the current thread is where it was when its wait began: else a new program was executed, or a signal's end
+ * restored other registers. */
+static __always_inline int is_same_call(const struct pt_regs___kernel *registers, const struct thread *thread)
+{
+	return registers && registers->ip == thread->ip && registers->sp == thread->sp;
+}
+
+/* A stack that was asked for is taken before the thread returns to user mode; until then it may wait again in the same call,
+ * or be preempted, after some microseconds of the kernel. Where the request came too late, as happens in virtual
+ * machines whose interrupts do, it has run on: that wait is over. */
+#define DUE_RUN_NS 100000
+
+static __always_inline int is_still_due(const struct thread *thread, const struct pt_regs___kernel *registers,
+					__u64 now)
+{
+	return is_same_call(registers, thread) && passed_ns(thread, now) < DUE_RUN_NS;
+}
+
 /* 1 if it took a stack. */
 static __always_inline int switch_out(void *ctx, struct task_struct *task, struct thread *thread, int is_blocked,
 				      __u64 now)
@@ -271,61 +304,20 @@ static __always_inline int switch_out(void *ctx, struct task_struct *task, struc
 		if (!thread->in_call)
 			sum_bare(thread);
 	}
+	struct pt_regs___kernel *registers = entry_registers(task);
+	if (thread->due && !is_still_due(thread, registers, now)) {
+		thread->due = 0;
+		sum_bare(thread);
+	}
 	end_state(thread, now);
 	note_exec(task, thread, now);
 	thread->state = is_blocked ? THREAD_BLOCKED : THREAD_QUEUED;
 	if (!thread->wait_began_ns)
 		thread->wait_began_ns = now;
-	struct pt_regs___kernel *registers = entry_registers(task);
-	if (!registers)
+	if (!registers || thread->due)
 		return 0;
 	note_call(task, thread, registers);
 	return thread->in_call ? 0 : open_wait(ctx, task, thread, now);
-}
-
-static __always_inline void switch_in(struct task_struct *task, struct thread *thread, __u64 now)
-{
-	if (!thread || !thread->since_ns)
-		return;
-	if (thread->state == THREAD_RUNNING)
-		mend_state(task, thread, now);
-	else
-		end_state(thread, now);
-	thread->state = THREAD_RUNNING;
-	__u64 waited = thread->wait_queue_ns + thread->wait_blocked_ns;
-	if (thread->in_call) {
-		if (kernel_frames && !thread->kernel_count && waited >= threshold_ns(find_budget(now)))
-			thread->kernel_count = save_kernel_stack(task, thread);
-	} else if (!thread->open_sequence) {
-		if (waited < min_wait_ns)
-			sum_short(thread);
-		else
-			sum_bare(thread);
-	} else if (emit_more(thread, thread->open_sequence, name_of(task), now)) {
-		sum_bare(thread);
-	} else {
-		end_wait(thread);
-	}
-}
-
-/* TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state),
- * include/trace/events/sched.h; the last since 5.18. */
-SEC("tp_btf/sched_switch")
-int thread_switch(__u64 *ctx)
-{
-	struct task_struct *out = (struct task_struct *)ctx[1], *in = (struct task_struct *)ctx[2];
-	struct thread *leaving = find_thread_of(out), *coming = find_thread_of(in);
-	if (!leaving) {
-		barrier(); /* or'ing pointers is not for the verifier */
-		if (!coming)
-			return 0;
-	}
-	__u64 now = bpf_ktime_get_ns();
-	int is_told = switch_out(ctx, out, leaving, !ctx[0] && ctx[3], now);
-	switch_in(in, coming, now);
-	if (!is_told)
-		sum_cost(now);
-	return 0;
 }
 
 /* Tells who wakes a thread, with the stack, when that matters. The waker is the current thread. 1 if it did. */
@@ -343,7 +335,9 @@ static __always_inline int tell_waker(void *ctx, struct task_struct *task, struc
 	if (thread->flags & WAIT_INTERRUPT && thread->waker_call < 0)
 		return 0;
 	struct scratch *scratch = find_scratch(CONTEXT_SWITCH);
-	if (!scratch || !may_tell_waker(blocked_ns, hands_over, now))
+	if (hands_over)
+		thread->flags |= WAIT_UNTOLD;
+	if (!scratch || !may_tell_waker(thread, blocked_ns, hands_over, now))
 		return 0;
 	fill_wait(scratch, thread, EVENT_WAKE, name_of(task), now);
 	__u64 words = 0;
@@ -440,6 +434,41 @@ static __always_inline int tell_wait(struct thread *thread, __u64 now)
 	return failed;
 }
 
+/* Whether the wait under way, as long as it is by now, gets a stack. */
+static __always_inline enum verdict judge_call(struct thread *thread, __u64 now)
+{
+	if (is_gil_retry(thread))
+		return TAKE; /* a few words more */
+	return judge_wait(thread, thread->wait_queue_ns + thread->wait_blocked_ns, now);
+}
+
+/* The wait under way is over, and is told or summed as was judged; by the thread itself for TAKE and SAMPLE. */
+static __always_inline void close_wait(struct thread *thread, enum verdict verdict, __u64 now)
+{
+	if (verdict == TAKE && !tell_wait(thread, now)) {
+		if (thread->flags & WAIT_GIL)
+			thread->gil_ended_ns = now;
+		end_wait(thread);
+	} else if (verdict == SAMPLE) {
+		thread->flags |= WAIT_SAMPLED;
+		if (tell_wait(thread, now))
+			count(COUNTER_RING_FULL, 1);
+		sum_thin(thread);
+	} else {
+		sum_bare(thread);
+	}
+}
+
+static __always_inline void sum_untold(struct thread *thread, enum verdict verdict)
+{
+	if (verdict == TOO_SHORT)
+		sum_short(thread);
+	else if (verdict == THIN)
+		sum_thin(thread);
+	else
+		sum_bare(thread);
+}
+
 /* TP_PROTO(struct pt_regs *regs, long ret), include/trace/events/syscalls.h. Runs at the end of every system
  * call of the machine, so it is quick to find that there is nothing to do. */
 SEC("tp_btf/sys_exit")
@@ -453,28 +482,125 @@ int call_exit(__u64 *ctx)
 	__u64 now = bpf_ktime_get_ns();
 	if (thread->state != THREAD_RUNNING)
 		mend_state(task, thread, now);
-	int is_same = registers->ip == thread->ip && registers->sp == thread->sp;
-	enum verdict verdict = NO_ROOM;
-	if (is_same && (is_gil_retry(thread) || thread->flags & WAIT_TOLD))
-		verdict = TAKE; /* a few words more; or who ended it was told, to no avail without it */
-	else if (is_same) /* else a new program was executed, or a signal's end restored other registers */
-		verdict = judge_wait(thread, thread->wait_queue_ns + thread->wait_blocked_ns, now);
-	if (verdict == TAKE && !tell_wait(thread, now)) {
-		if (thread->flags & WAIT_GIL)
-			thread->gil_ended_ns = now;
-		end_wait(thread);
-	} else if (verdict == TOO_SHORT) {
-		sum_short(thread);
-	} else if (verdict == THIN || verdict == SAMPLE) {
-		if (verdict == SAMPLE) {
-			thread->flags |= WAIT_SAMPLED;
-			if (tell_wait(thread, now))
-				count(COUNTER_RING_FULL, 1);
-		}
-		sum_thin(thread);
-	} else {
+	enum verdict verdict = is_same_call(registers, thread) ? judge_call(thread, now) : NO_ROOM;
+	if (verdict == TAKE || verdict == SAMPLE)
+		close_wait(thread, verdict, now);
+	else
+		sum_untold(thread, verdict);
+	return 0;
+}
+
+/* Works under way at once: one for each thread between coming to its CPU and user mode. */
+#define WORK_CAPACITY 256
+#define WORK_PROBES 4
+
+struct stack_work {
+	struct bpf_task_work work;
+};
+
+/* key: any; the work of a thread whose stack is due. Full: the wait has no stack, and is summed as such. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WORK_CAPACITY);
+	__type(key, __u32);
+	__type(value, struct stack_work);
+} stack_works SEC(".maps");
+
+/* Runs in the thread whose stack is due, on its way to user mode. */
+static int tell_due(struct bpf_map *map, void *key, void *value)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct thread *thread = find_thread_of(task);
+	if (!thread || !thread->due || !thread->since_ns)
+		return 0;
+	enum verdict verdict = thread->due;
+	thread->due = 0;
+	__u64 now = bpf_ktime_get_ns();
+	if (thread->state != THREAD_RUNNING)
+		mend_state(task, thread, now);
+	close_wait(thread, is_same_call(entry_registers(task), thread) ? verdict : NO_ROOM, now);
+	return 0;
+}
+
+/* 0 on success. */
+static __always_inline int ask_for_stack(struct task_struct *task)
+{
+	__u32 slot = (__u32)task->pid;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < WORK_PROBES; i++) {
+		__u32 key = (slot + i) % WORK_CAPACITY;
+		struct stack_work *found = bpf_map_lookup_elem(&stack_works, &key);
+		if (found && !bpf_task_work_schedule_resume_impl(task, &found->work, &stack_works, tell_due, 0))
+			return 0;
+	}
+	return -1;
+}
+
+/* A thread comes back from a wait inside a system call. */
+static __always_inline void resume_call(struct task_struct *task, struct thread *thread, __u64 now)
+{
+	if (!has_task_work) {
+		__u64 waited = thread->wait_queue_ns + thread->wait_blocked_ns;
+		if (kernel_frames && !thread->kernel_count && waited >= threshold_ns(find_budget(now)))
+			thread->kernel_count = save_kernel_stack(task, thread);
+		return;
+	}
+	if (thread->due)
+		return;
+	enum verdict verdict = judge_call(thread, now);
+	if (verdict != TAKE && verdict != SAMPLE) {
+		sum_untold(thread, verdict);
+		return;
+	}
+	if (kernel_frames)
+		thread->kernel_count = save_kernel_stack(task, thread);
+	thread->due = verdict;
+	if (ask_for_stack(task)) {
+		thread->due = 0;
 		sum_bare(thread);
 	}
+}
+
+static __always_inline void switch_in(struct task_struct *task, struct thread *thread, __u64 now)
+{
+	if (!thread || !thread->since_ns)
+		return;
+	if (thread->state == THREAD_RUNNING)
+		mend_state(task, thread, now);
+	else
+		end_state(thread, now);
+	thread->state = THREAD_RUNNING;
+	if (thread->in_call) {
+		resume_call(task, thread, now);
+	} else if (!thread->open_sequence) {
+		if (thread->wait_queue_ns + thread->wait_blocked_ns < min_wait_ns)
+			sum_short(thread);
+		else
+			sum_bare(thread);
+	} else if (emit_more(thread, thread->open_sequence, name_of(task), now)) {
+		sum_bare(thread);
+	} else {
+		end_wait(thread);
+	}
+}
+
+/* TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state),
+ * include/trace/events/sched.h; the last since 5.18. */
+SEC("tp_btf/sched_switch")
+int thread_switch(__u64 *ctx)
+{
+	struct task_struct *out = (struct task_struct *)ctx[1], *in = (struct task_struct *)ctx[2];
+	struct thread *leaving = find_thread_of(out), *coming = find_thread_of(in);
+	if (!leaving) {
+		barrier(); /* or'ing pointers is not for the verifier */
+		if (!coming)
+			return 0;
+	}
+	__u64 now = bpf_ktime_get_ns();
+	int is_told = switch_out(ctx, out, leaving, !ctx[0] && ctx[3], now);
+	switch_in(in, coming, now);
+	if (!is_told)
+		sum_cost(now);
 	return 0;
 }
 

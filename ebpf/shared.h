@@ -288,6 +288,7 @@ enum thread_state {
 #define WAIT_INTERRUPT 8 /* woken on top of whatever ran then; of what that sends, for it */
 #define WAIT_SAMPLED 16  /* stands for others like it, too: the sums of these are thin_* of the thread */
 #define WAIT_TOLD 32     /* an EVENT_WAKE tells who ended it */
+#define WAIT_UNTOLD 64   /* Python's lock was handed over; without WAIT_TOLD, nobody is told by whom */
 
 /* What a descriptor stands for. */
 struct wait_object {

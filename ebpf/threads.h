@@ -37,6 +37,7 @@ struct thread {
 	__u8 in_call;
 	__u8 flags;          /* WAIT_* of the wait under way */
 	__u8 kernel_count;
+	__u8 due;            /* enum verdict: a stack that was asked for; 0: none */
 	char waker_comm[COMM_BYTES];
 	__u64 kernel[MAX_WAIT_KERNEL_FRAMES]; /* where the wait stood */
 };

@@ -32,7 +32,9 @@ const MAX_UNSETTLED: usize = 1 << 16;
 pub(super) struct Handover {
     /// `CLOCK_MONOTONIC`.
     pub time_ns: u64,
-    /// Which one, among the waits' threads.
+    /// Which one.
+    pub tid: u32,
+    /// The same, among the waits' threads.
     pub holder: u32,
     /// The Python function that it was in.
     pub function: Option<RawFrame>,
@@ -98,6 +100,8 @@ pub(super) struct Part {
 pub(super) struct GilWait {
     /// Whose.
     pub root: Root,
+    /// The same.
+    tid: u32,
     /// What it wants the lock for.
     pub user: CaughtStack,
     parts: Vec<Part>,
@@ -108,15 +112,16 @@ pub(super) struct GilWait {
 pub(super) struct Unsettled {
     root: Root,
     user: CaughtStack,
-    pid: u32,
+    /// Process and thread that waited.
+    waiter: (u32, u32),
     holder: (u64, Option<RawFrame>),
     tally: Tally,
 }
 
 impl GilWait {
     /// One that has no part yet.
-    pub(super) fn new(root: Root, user: CaughtStack) -> Self {
-        Self { root, user, parts: Vec::new() }
+    pub(super) fn new(root: Root, tid: u32, user: CaughtStack) -> Self {
+        Self { root, tid, user, parts: Vec::new() }
     }
 
     /// Adds a part.
@@ -129,7 +134,8 @@ impl GilWait {
         self.parts.len() >= MAX_PARTS
     }
 
-    /// Adds the parts so far to `capture`, each for who held the lock; what no handover ends to `unsettled`.
+    /// Adds the parts so far to `capture`, each for who held the lock; what no handover ends to `unsettled`. One by the
+    /// thread itself is a later one: how it got the lock before that was not told.
     pub(super) fn settle(
         &mut self,
         pid: u32,
@@ -144,15 +150,15 @@ impl GilWait {
             for (weight_ns, handover) in handovers.cut(part.began_ns, end_ns) {
                 let tally = Tally { count, weight_ns, at_ns: part.began_ns };
                 count = 0;
-                match handover {
+                match handover.filter(|handover| handover.tid != self.tid) {
                     Some(Handover { holder, function, .. }) => {
                         let holder = WaitFrame::HeldBy(holder);
                         add_held(&self.root, self.user, holder, function, tally, capture);
                     }
                     None => match part.holder.filter(|_| unsettled.len() < MAX_UNSETTLED) {
                         Some(holder) => {
-                            let (root, user) = (self.root.clone(), self.user);
-                            unsettled.push(Unsettled { root, user, pid, holder, tally });
+                            let (root, user, waiter) = (self.root.clone(), self.user, (pid, self.tid));
+                            unsettled.push(Unsettled { root, user, waiter, holder, tally });
                         }
                         None => {
                             let holder = WaitFrame::HeldByUnknown;
@@ -166,11 +172,18 @@ impl GilWait {
 }
 
 impl Unsettled {
-    /// Adds it to `capture`. `number_of` finds a thread by process and thread pointer and gives its number among the
-    /// waits' threads.
-    pub(super) fn settle(self, number_of: impl FnOnce(u32, u64) -> Option<u32>, capture: &mut Capture) {
-        let (pointer, function) = self.holder;
-        let holder = number_of(self.pid, pointer).map_or(WaitFrame::HeldByUnknown, WaitFrame::HeldBy);
+    /// Adds it to `capture`. `thread_of` finds a thread by process and thread pointer and gives its id, `number_of` its
+    /// number among the waits' threads. Who waits does not have the lock: where it seems so, it had it last.
+    pub(super) fn settle(
+        self,
+        thread_of: impl FnOnce(u32, u64) -> Option<u32>,
+        number_of: impl FnOnce(u32, u32) -> u32,
+        capture: &mut Capture,
+    ) {
+        let ((pid, waiter), (pointer, function)) = (self.waiter, self.holder);
+        let holder = thread_of(pid, pointer).filter(|tid| *tid != waiter);
+        let function = function.filter(|_| holder.is_some());
+        let holder = holder.map_or(WaitFrame::HeldByUnknown, |tid| WaitFrame::HeldBy(number_of(pid, tid)));
         add_held(&self.root, self.user, holder, function, self.tally, capture);
     }
 }
@@ -195,7 +208,7 @@ mod tests {
     fn handovers(times: &[(u64, u32)]) -> Handovers {
         let mut handovers = Handovers::default();
         for (time_ns, holder) in times {
-            handovers.push(Handover { time_ns: *time_ns, holder: *holder, function: None });
+            handovers.push(Handover { time_ns: *time_ns, tid: *holder, holder: *holder, function: None });
         }
         handovers
     }

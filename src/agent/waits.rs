@@ -114,7 +114,7 @@ impl Waits {
         }
         self.end_gil(key, capture);
         if record.is_gil {
-            let wait = GilWait::new(told.root.clone(), user);
+            let wait = GilWait::new(told.root.clone(), record.tid, user);
             self.pending.entry(key).or_default().gil = Some((record.sequence, wait));
             self.add_gil(record, &told.root, user, holder, capture);
         } else {
@@ -241,7 +241,7 @@ impl Waits {
         if let Some(waker) = record.waker.as_ref().filter(hands_over) {
             let holder = self.names.thread(waker.pid, waker.tid, &comm_text(&waker.comm));
             let function = stack.python_function();
-            let handover = Handover { time_ns: record.time_ns, holder, function };
+            let handover = Handover { time_ns: record.time_ns, tid: waker.tid, holder, function };
             self.handovers.entry(record.pid).or_default().push(handover);
         }
         if self.sums.len() < MAX_THREADS {
@@ -318,11 +318,11 @@ impl Waits {
     fn settle_rest(&mut self, thread_names: &ThreadNames, capture: &mut Capture) {
         let names = &mut self.names;
         for unsettled in self.unsettled.drain(..) {
-            let number_of = |pid, pointer| {
-                let tid = thread_names.thread_of(pid, pointer)?;
-                Some(names.thread(pid, tid, "thread"))
-            };
-            unsettled.settle(number_of, capture);
+            unsettled.settle(
+                |pid, pointer| thread_names.thread_of(pid, pointer),
+                |pid, tid| names.thread(pid, tid, "thread"),
+                capture,
+            );
         }
     }
 

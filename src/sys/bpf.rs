@@ -49,8 +49,10 @@ pub struct BpfSettings {
 }
 
 /// Programs that tell waits and know their tracepoint themselves.
-const OFF_CPU_PROGRAMS: [&str; 6] =
-    ["thread_switch", "thread_waking", "thread_fork", "thread_exec", "thread_exit", "call_exit"];
+const OFF_CPU_PROGRAMS: [&str; 5] =
+    ["thread_switch", "thread_waking", "thread_fork", "thread_exec", "thread_exit"];
+/// Tells the end of every system call, where threads cannot be asked for their stacks.
+const CALL_EXIT: &str = "call_exit";
 /// Programs that tell what is received and sent, likewise.
 const LANE_PROGRAMS: [&str; 3] = ["lane_receive", "lane_send", "lane_close"];
 /// `CONTEXT_COUNT` of `unwind.h`.
@@ -65,6 +67,7 @@ pub struct Bpf {
     full_rates: MapHandle,
     counters: MapHandle,
     memory_bytes: u64,
+    has_task_work: bool,
     object: Object,
 }
 
@@ -81,7 +84,8 @@ impl Bpf {
     pub fn load(settings: &BpfSettings) -> Result<(Self, TableMemory, SharedArray<TablePython>)> {
         libbpf_rs::set_print(None);
         let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load_error)?;
-        configure(&mut open, settings).map_err(load_error)?;
+        let has_task_work = settings.off_cpu.is_some() && kernel_has_task_work();
+        configure(&mut open, settings, has_task_work).map_err(load_error)?;
         let object = open.load().map_err(load_error)?;
         let capacity = settings.capacity;
         let tables = TableMemory {
@@ -112,6 +116,7 @@ impl Bpf {
             full_rates: map_named(&object, "full_rates")?,
             counters: map_named(&object, "counters")?,
             memory_bytes: memory_bytes(&object),
+            has_task_work,
             object,
         };
         Ok((bpf, tables, pythons))
@@ -135,7 +140,11 @@ impl Bpf {
 
     /// Attaches what tells waits: of threads that are born or accounted for from here on.
     pub fn attach_off_cpu(&mut self) -> Result<()> {
-        self.attach_traces(&OFF_CPU_PROGRAMS)
+        self.attach_traces(&OFF_CPU_PROGRAMS)?;
+        if !self.has_task_work {
+            self.attach_traces(&[CALL_EXIT])?;
+        }
+        Ok(())
     }
 
     /// Attaches what tells what targets receive and send from here on.
@@ -256,13 +265,26 @@ impl Bpf {
     }
 }
 
-fn configure(open: &mut OpenObject, settings: &BpfSettings) -> libbpf_rs::Result<()> {
+/// Whether threads can be asked for their stacks as they return to user mode (Linux 6.18). `TXPROF_NO_TASK_WORK`, set to
+/// anything, makes it as if not, so that the way of older kernels can be tested on new ones.
+fn kernel_has_task_work() -> bool {
+    let function = b"\0bpf_task_work_schedule_resume_impl\0";
+    std::env::var_os("TXPROF_NO_TASK_WORK").is_none()
+        && std::fs::read("/sys/kernel/btf/vmlinux")
+            .is_ok_and(|types| memchr::memmem::find(&types, function).is_some())
+}
+
+fn configure(open: &mut OpenObject, settings: &BpfSettings, has_task_work: bool) -> libbpf_rs::Result<()> {
     let sees_waits = settings.off_cpu.is_some();
     for mut program in open.progs_mut() {
         let name = program.name().to_string_lossy().into_owned();
         let is_lane = LANE_PROGRAMS.contains(&&*name);
         let is_off_cpu = name == "account" || OFF_CPU_PROGRAMS.contains(&&*name);
-        let wanted = if is_lane { settings.lane.is_some() } else { sees_waits || !is_off_cpu };
+        let wanted = match &*name {
+            CALL_EXIT => sees_waits && !has_task_work,
+            _ if is_lane => settings.lane.is_some(),
+            _ => sees_waits || !is_off_cpu,
+        };
         program.set_autoload(wanted);
     }
     let contexts = if sees_waits { CONTEXTS } else { 1 };
@@ -275,11 +297,11 @@ fn configure(open: &mut OpenObject, settings: &BpfSettings) -> libbpf_rs::Result
             "pythons" => map.set_value_size(settings.capacity.pythons * 120)?,
             "ring" => map.set_max_entries(settings.ring_bytes)?,
             "scratches" => map.set_max_entries(settings.cpu_capacity.saturating_mul(contexts))?,
-            "threads" | "budgets" => map.set_autocreate(sees_waits)?,
+            "threads" | "budgets" | "clock_leads" | "stack_works" => map.set_autocreate(sees_waits)?,
             "lanes" => map.set_autocreate(settings.lane.is_some())?,
             _ if name.ends_with(".rodata") => {
                 if let Some(data) = map.initial_value_mut() {
-                    write_settings(data, settings);
+                    write_settings(data, settings, has_task_work);
                 }
             }
             _ => {}
@@ -289,7 +311,7 @@ fn configure(open: &mut OpenObject, settings: &BpfSettings) -> libbpf_rs::Result
 }
 
 /// The `const volatile` settings at the top of `maps.h`, in their order there.
-fn write_settings(data: &mut [u8], settings: &BpfSettings) {
+fn write_settings(data: &mut [u8], settings: &BpfSettings, has_task_work: bool) {
     let words = [
         settings.capacity.rows,
         settings.capacity.pages,
@@ -298,6 +320,7 @@ fn write_settings(data: &mut [u8], settings: &BpfSettings) {
         settings.ring_bytes / 4,
         settings.cpu_capacity,
         settings.off_cpu.map_or(0, |off_cpu| off_cpu.min_wait_ns),
+        settings.off_cpu.map_or(1, |off_cpu| off_cpu.budget.max(1)),
         settings.lane.map_or(1, |lane| lane.base_share.max(1)),
     ];
     let switches = [
@@ -308,6 +331,7 @@ fn write_settings(data: &mut [u8], settings: &BpfSettings) {
         settings.on_cpu,
         settings.off_cpu.is_some_and(|off_cpu| off_cpu.wakers),
         settings.lane.is_some(),
+        has_task_work,
     ];
     let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).chain(switches.map(u8::from));
     data.iter_mut().zip(bytes).for_each(|(slot, byte)| *slot = byte);

@@ -10,6 +10,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct OffCpuSettings {
     /// Shorter waits have no stack, in nanoseconds.
     pub min_wait_ns: u32,
+    /// Stacks of waits in 10 ms on one CPU; with more, shorter waits have stacks by sample only.
+    pub budget: u32,
     /// The stacks of those who end waits are told, not only of those who give up Python's lock.
     pub wakers: bool,
 }
