@@ -39,7 +39,7 @@ with open(kept + ".lock", "w") as lock:
     if not os.path.exists(kept):
         make_database()
 shutil.copy(kept, own)
-# It would tell each request.
-logging.disable(logging.INFO)
+# It would tell each request, and each that fails with where.
+logging.disable(logging.ERROR)
 sys.argv = ["trytond", "-d", "tryton"]
 runpy.run_path(os.path.join(packages, "bin", "trytond"), run_name="__main__")
