@@ -102,6 +102,10 @@ extern int bpf_task_work_schedule_resume_impl(struct task_struct *task, struct b
 					      int (*callback)(struct bpf_map *map, void *key, void *value), void *aux)
 	__attribute__((section(".ksyms"))) __attribute__((weak));
 
+/* kernel/bpf/helpers.c, since Linux 6.11. */
+extern void bpf_preempt_disable(void) __attribute__((section(".ksyms"))) __attribute__((weak));
+extern void bpf_preempt_enable(void) __attribute__((section(".ksyms"))) __attribute__((weak));
+
 /* include/linux/bpf.h, kernel/bpf/task_iter.c */
 struct seq_file;
 struct bpf_iter_meta {

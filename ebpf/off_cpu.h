@@ -506,19 +506,27 @@ struct {
 	__type(value, struct stack_work);
 } stack_works SEC(".maps");
 
-/* Runs in the thread whose stack is due, on its way to user mode. */
-static int tell_due(struct bpf_map *map, void *key, void *value)
+/* `task` is the current one. */
+static __always_inline void close_due_wait(struct task_struct *task)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct thread *thread = find_thread_of(task);
 	if (!thread || !thread->due || !thread->since_ns)
-		return 0;
+		return;
 	enum verdict verdict = thread->due;
 	thread->due = 0;
 	__u64 now = bpf_ktime_get_ns();
 	if (thread->state != THREAD_RUNNING)
 		mend_state(task, thread, now);
 	close_wait(thread, is_same_call(entry_registers(task), thread) ? verdict : NO_ROOM, now);
+}
+
+/* Runs in the thread whose stack is due, on its way to user mode. Preempted amid this, it would begin a wait before it
+ * has told the last. */
+static int tell_due(struct bpf_map *map, void *key, void *value)
+{
+	bpf_preempt_disable();
+	close_due_wait(bpf_get_current_task_btf());
+	bpf_preempt_enable();
 	return 0;
 }
 
