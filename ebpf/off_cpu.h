@@ -299,13 +299,13 @@ static __always_inline int switch_out(void *ctx, struct task_struct *task, struc
 {
 	if (!thread || !thread->since_ns)
 		return 0;
-	if (thread->state != THREAD_RUNNING) {
-		mend_state(task, thread, now);
-		if (!thread->in_call)
-			sum_bare(thread);
-	}
 	struct pt_regs___kernel *registers = entry_registers(task);
-	if (thread->due && !is_still_due(thread, registers, now)) {
+	int is_over = thread->state != THREAD_RUNNING && !thread->in_call;
+	if (thread->state != THREAD_RUNNING)
+		mend_state(task, thread, now);
+	if (has_task_work) /* a wait that goes on has its stack due: else the thread came back unseen */
+		is_over = thread->wait_began_ns && !(thread->due && is_still_due(thread, registers, now));
+	if (is_over) {
 		thread->due = 0;
 		sum_bare(thread);
 	}
