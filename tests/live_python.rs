@@ -253,35 +253,46 @@ fn chains_of_every_shape_are_exact() {
     assert_none(&seen.iter().flat_map(|seen| wrong_chains(seen, 0.6)).collect::<Vec<_>>());
 }
 
-/// numpy sorts, multiplies in the BLAS and calls back: shares to one point, and its C stands under what called it.
+/// numpy sorts, multiplies in the BLAS and calls back: shares to one point, and its C stands under what called it. Where four
+/// seconds disagree, which they may by chance on a busy machine, twenty more decide.
 #[test]
 fn numpy_stands_under_its_callers() {
     let Some(_turn) = turn() else { return };
     let mut wrong = Vec::new();
     for seen in see_alone(pythons_with_packages(), "arrays.py", 4000) {
-        let comparison = seen.calls.compare(&seen.chains);
-        let burnt: f64 = seen.burnt_ns[..3].iter().sum();
-        let name = &seen.python.name;
-        for (slot, leaf) in ["order", "product", "scaled"].iter().enumerate() {
-            let share = seen.calls.share(|stack| stack.calls_of(leaf).next().is_some());
-            let expected = seen.burnt_ns[slot] / burnt;
-            let (exact, without) =
-                (comparison.exact.count_of(slot), comparison.without_native.count_of(slot));
-            let told = format!(
-                "{name:20} {leaf:8} {share:.3} expected {expected:.3}; {exact} exact, {without} without their C"
-            );
-            println!("{told}");
-            // What Python does between the calls of C is little.
-            if (share - expected).abs() > TOLERANCE || without as f64 > (exact + without) as f64 * 0.03 {
-                wrong.push(format!("{told}\n{}", seen.calls.heaviest(6)));
-            }
+        if wrong_arrays(&seen).is_empty() {
+            continue;
         }
-        let others = comparison.others.count() as f64;
-        if others > seen.calls.count() as f64 * (1.0 - EXACT) {
-            wrong.push(format!("{name}: {others} others\n{}", comparison.others.heaviest(6)));
-        }
+        println!("{} again, for longer", seen.python.name);
+        let again = see_each(vec![seen.python], "arrays.py", &[], 20_000);
+        wrong.extend(again.iter().flat_map(wrong_arrays));
     }
     assert_none(&wrong);
+}
+
+fn wrong_arrays(seen: &Seen) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let comparison = seen.calls.compare(&seen.chains);
+    let burnt: f64 = seen.burnt_ns[..3].iter().sum();
+    let name = &seen.python.name;
+    for (slot, leaf) in ["order", "product", "scaled"].iter().enumerate() {
+        let share = seen.calls.share(|stack| stack.calls_of(leaf).next().is_some());
+        let expected = seen.burnt_ns[slot] / burnt;
+        let (exact, without) = (comparison.exact.count_of(slot), comparison.without_native.count_of(slot));
+        let told = format!(
+            "{name:20} {leaf:8} {share:.3} expected {expected:.3}; {exact} exact, {without} without their C"
+        );
+        println!("{told}");
+        // What Python does between the calls of C is little.
+        if (share - expected).abs() > TOLERANCE || without as f64 > (exact + without) as f64 * 0.03 {
+            wrong.push(format!("{told}\n{}", seen.calls.heaviest(6)));
+        }
+    }
+    let others = comparison.others.count() as f64;
+    if others > seen.calls.count() as f64 * (1.0 - EXACT) {
+        wrong.push(format!("{name}: {others} others\n{}", comparison.others.heaviest(6)));
+    }
+    wrong
 }
 
 /// Python calls C calls Python: sorted, map, filter, reduce, re.sub, json and the C library's qsort stand where they

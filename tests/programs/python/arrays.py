@@ -1,11 +1,24 @@
 """Truth: numpy's C code burns under the function that called it: `order` sorts (slot 0), `product` multiplies matrices in
 the BLAS (slot 1), and `scaled` is called back for each element (slot 2). Needs numpy as PyPI has it."""
 import os
+import sys
 
 # The BLAS would work in threads of its own, which the account does not see.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy
+
+try:
+    from numpy._core._multiarray_umath import __cpu_features__
+except ImportError:
+    from numpy.core._multiarray_umath import __cpu_features__
+
+# The BLAS' kernels for AVX-512 are in C. The others, which it falls back to on CPUs that it does not know, are in assembly
+# that nothing tells how to unwind: stacks there are marked as cut.
+CAN_UNWIND = __cpu_features__.get("AVX512F", False)
+if CAN_UNWIND and "OPENBLAS_CORETYPE" not in os.environ:
+    os.environ["OPENBLAS_CORETYPE"] = "SkylakeX"
+    os.execv(sys.executable, [sys.executable] + sys.argv)
 
 from oracle import MS, ROUNDS, UNITS, account, clock, jitter, tell
 
@@ -29,7 +42,7 @@ def order():
 
 
 def product():
-    tell(1, ("product", [NUMPY, BLAS]))
+    tell(1, ("product", [NUMPY, BLAS] if CAN_UNWIND else []))
     began, quota = clock(), jitter(8 * MS)
     while clock() - began < quota:
         left.dot(right, result)
