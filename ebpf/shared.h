@@ -406,10 +406,9 @@ enum counter {
 	COUNTER_WAITS = 6, /* waits whose stack was taken */
 	COUNTER_OFF_CPU_NS = 7, /* time spent on switches, wake-ups and the stacks of waits */
 	COUNTER_THREADS_LOST = 8, /* threads that found no room, or whose end found none in the ring */
-	COUNTER_RAISED = 9, /* times the threshold for a stack was doubled to keep the cost down */
-	COUNTER_LANE_LOST = 10, /* transfers that found no room in the ring */
-	COUNTER_SWITCHES_MENDED = 11, /* times that a thread came to a CPU or left it unseen */
-	COUNTER_COUNT = 12,
+	COUNTER_LANE_LOST = 9, /* transfers that found no room in the ring */
+	COUNTER_SWITCHES_MENDED = 10, /* times that a thread came to a CPU or left it unseen */
+	COUNTER_COUNT = 11,
 };
 
 #endif

@@ -63,6 +63,7 @@ fn assert_nothing_stays(backend: &str) {
     for round in 0..kills {
         let mut child = Command::new(env!("CARGO_BIN_EXE_txprof"))
             .args(["record", "--backend", backend, "-F", "250", "-p", &pids, "-o", &output])
+            .args(if backend == "ebpf" && round % 2 == 1 { &["--mode", "wall"][..] } else { &[] })
             .env("TXPROF_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
             .process_group(0)
             .stdin(Stdio::null())
@@ -103,7 +104,7 @@ fn killed_stopper_leaves_nothing_stopped() {
     assert_nothing_stays("ptrace");
 }
 
-/// Killed with programs in the kernel.
+/// Killed with programs in the kernel, and threads that were asked for their stacks.
 #[test]
 fn killed_kernel_sampler_leaves_nothing_in_the_kernel() {
     let Some(_turn) = turn() else { return };

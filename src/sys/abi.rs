@@ -23,7 +23,7 @@ pub const CODE_FILE_BYTES: usize = 512;
 /// Set in the `task` of a sample whose task has a number only.
 pub const TASK_NUMBERED: u64 = 1 << 63;
 /// Number of `counters`.
-pub const COUNTER_COUNT: usize = 12;
+pub const COUNTER_COUNT: usize = 11;
 
 /// `enum counter`: what the kernel side counts, summed over CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +46,6 @@ pub struct Counters {
     pub off_cpu_ns: u64,
     /// Threads that are not accounted for, or whose end was lost because the ring was full.
     pub threads_lost: u64,
-    /// Times the threshold for a wait's stack was doubled on some CPU.
-    pub raised: u64,
     /// Transfers on sockets that found no room in the ring.
     pub lane_lost: u64,
     /// Times that a thread came to a CPU or left it unseen.
@@ -68,7 +66,6 @@ impl Counters {
             waits,
             off_cpu_ns,
             threads_lost,
-            raised,
             lane_lost,
             switches_mended,
         ] = values;
@@ -82,7 +79,6 @@ impl Counters {
             waits,
             off_cpu_ns,
             threads_lost,
-            raised,
             lane_lost,
             switches_mended,
         }

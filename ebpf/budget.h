@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only
+ *
+ * Which waits get a stack, and which of those who end them: as many as the
+ * budget of a CPU allows, the longest first and the others by a sample of their time.
+ */
+#ifndef TXPROF_BUDGET_H
+#define TXPROF_BUDGET_H
+
+#include "gil.h"
+
+/* `wait_budget` stacks in 10 ms on one CPU are wanted: 1,000 a second cost one to two percent of a CPU. With more, the
+ * length from which on each wait has a stack is doubled until these suffice. Of those that are shorter, but not below
+ * the threshold, each thread has one taken whenever they have lasted THIN_SHARE times as long together: a sample of
+ * the time waited. */
+#define BUDGET_WINDOW_NS 10000000
+#define MAX_STACKS 40 /* in that time, even of waits that all are long */
+#define MAX_DOUBLINGS 8
+#define THIN_SHARE 8
+
+struct budget {
+	__u64 window_ns;
+	__u32 taken;
+	__u32 wakers;
+	__u32 doublings;
+	__u32 padding;
+};
+
+/* key: 0; how many stacks this CPU took, and how many of who ends a wait. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct budget);
+} budgets SEC(".maps");
+
+enum verdict { TOO_SHORT = 1, THIN, SAMPLE, TAKE, NO_ROOM };
+
+static __always_inline struct budget *find_budget(__u64 now)
+{
+	__u32 zero = 0;
+	struct budget *budget = bpf_map_lookup_elem(&budgets, &zero);
+	if (budget && now - budget->window_ns > BUDGET_WINDOW_NS) {
+		if (budget->doublings && budget->taken < wait_budget / 2)
+			budget->doublings--;
+		budget->window_ns = now;
+		budget->taken = 0;
+		budget->wakers = 0;
+	}
+	return budget;
+}
+
+static __always_inline __u64 threshold_ns(const struct budget *budget)
+{
+	return (__u64)min_wait_ns << (budget ? budget->doublings & 15 : 0);
+}
+
+/* Whether shorter waits have lasted long enough together, with this one, for a sample of them. */
+static __always_inline int is_sample(struct thread *thread, const struct budget *budget, __u64 waited_ns)
+{
+	thread->thin_ns += waited_ns;
+	if (thread->thin_ns < THIN_SHARE * threshold_ns(budget) || budget->taken >= MAX_STACKS)
+		return 0;
+	thread->thin_ns = 0;
+	return 1;
+}
+
+/* Whether a wait of this length gets a stack. */
+static __always_inline enum verdict judge_wait(struct thread *thread, __u64 waited_ns, __u64 now)
+{
+	struct budget *budget = find_budget(now);
+	if (!budget)
+		return NO_ROOM;
+	if (waited_ns < min_wait_ns)
+		return TOO_SHORT;
+	if (waited_ns < threshold_ns(budget)) {
+		/* One that ended with Python's lock handed over was judged then, for the stack of who did that. */
+		if (thread->flags & (WAIT_TOLD | WAIT_UNTOLD) ? !(thread->flags & WAIT_TOLD) :
+								!is_sample(thread, budget, waited_ns))
+			return THIN;
+		budget->taken++;
+		return SAMPLE;
+	}
+	if (thread->flags & WAIT_TOLD || budget->taken++ < wait_budget)
+		return TAKE;
+	if (budget->doublings < MAX_DOUBLINGS) {
+		budget->doublings++;
+		budget->taken = 0;
+		return TAKE;
+	}
+	return budget->taken < MAX_STACKS ? TAKE : NO_ROOM;
+}
+
+/* Whether the end of a wait of this length has its waker told: it is to no avail if the wait has no stack then. */
+static __always_inline int may_tell_waker(struct thread *thread, __u64 waited_ns, int hands_over, __u64 now)
+{
+	struct budget *budget = find_budget(now);
+	if (!budget || budget->wakers >= 2 * wait_budget)
+		return 0;
+	if (waited_ns < threshold_ns(budget) && !(hands_over && is_sample(thread, budget, waited_ns)))
+		return 0;
+	budget->wakers++;
+	return 1;
+}
+
+/* Whether a wait that begins, nobody knows how long, gets one. */
+static __always_inline int may_open(__u64 now)
+{
+	struct budget *budget = find_budget(now);
+	return budget && budget->taken < wait_budget && ++budget->taken;
+}
+
+#endif
