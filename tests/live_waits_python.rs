@@ -19,7 +19,8 @@ fn wrong_holders(python: &Python, threads: usize) -> Vec<String> {
         let tid = thread["tid"].as_u64().expect("a tid");
         let is_own = |stack: &support::Wait| stack.tid == tid && stack.state == "gil";
         waited += waits.time_ns(is_own);
-        own += waits.time_ns(|stack| is_own(stack) && stack.has(&format!("[held by hold_{number} (")));
+        let by_itself = format!("[held by hold_{number} (");
+        own += waits.time_ns(|stack| is_own(stack) && stack.goes(&[&by_itself]));
         for other in (0..threads).filter(|other| *other != number) {
             let name = format!("hold_{other}");
             let holder = format!("[held by {name} (");
