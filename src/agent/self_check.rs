@@ -1,8 +1,8 @@
 //! The check of an interpreter at attach: the first stacks that the walker delivers of it are compared with what the
 //! interpreter's memory says by other ways, as [`SelfCheck`](crate::unwind::python::self_check) tells.
 //!
-//! Once per interpreter and on the recording's own time: 250 small reads for a stack of 60 frames, while nothing is
-//! stopped. Where nothing could be compared, nothing is concluded: the samples themselves are judged on and on.
+//! Once per interpreter and on the recording's own time: 250 small reads for a stack of 60 frames, 2,000 at worst, while
+//! nothing is stopped. Where nothing could be compared, nothing is concluded: the samples themselves are judged on and on.
 
 use super::codes::Codes;
 use crate::sampler::Python;
@@ -14,7 +14,10 @@ use crate::unwind::python::walk::Interpreter;
 
 /// Stacks looked at, if nothing can be compared on any of them.
 const MAX_STACKS: u8 = 32;
-/// Threads that run may contradict for a moment. What contradicts on so many stacks and agrees on none is wrong.
+/// A thread that runs is read at several moments, which contradict each other once in eight readings where it calls
+/// millions of functions a second. What so many readings say one after the other is not by chance.
+const READINGS: usize = 8;
+/// Still, what contradicts on so many stacks and agrees on none is wrong; on fewer it may have been a disturbance.
 const MAX_CONTRADICTIONS: u8 = 8;
 
 /// How far the check of an interpreter is.
@@ -69,8 +72,10 @@ impl AttachCheck {
                 return Trust::Lost(how);
             }
         }
-        let links = if frames.is_empty() { Verdict::Unknown } else { check.frames(sample.thread_pointer) };
-        self.note(links)
+        self.note(match frames {
+            [] => Verdict::Unknown,
+            _ => persistent(|| check.frames(sample.thread_pointer)),
+        })
     }
 
     fn note(&mut self, links: Verdict) -> Trust {
@@ -86,6 +91,18 @@ impl AttachCheck {
             Verdict::Agrees | Verdict::Unknown => Trust::Trusted,
         }
     }
+}
+
+/// What `read` says unless it is a contradiction that another reading does not have.
+fn persistent(mut read: impl FnMut() -> Verdict) -> Verdict {
+    let mut verdict = read();
+    for _ in 1..READINGS {
+        match verdict {
+            Verdict::Differs(_) => verdict = read(),
+            Verdict::Agrees | Verdict::Unknown => break,
+        }
+    }
+    verdict
 }
 
 fn compare_root(check: &SelfCheck<'_>, root: &PythonFrame, python: &Python, codes: &Codes) -> Verdict {
@@ -118,6 +135,21 @@ mod tests {
 
     fn differs() -> Verdict {
         Verdict::Differs("x".to_owned())
+    }
+
+    /// A contradiction counts where all readings have one; the first that has none is what counts otherwise.
+    #[test]
+    fn readings_of_a_running_thread_are_repeated() {
+        let mut readings = 0;
+        let mut read = |agreeing| {
+            persistent(|| {
+                readings += 1;
+                if readings == agreeing { Verdict::Agrees } else { differs() }
+            })
+        };
+        assert_eq!(read(READINGS), Verdict::Agrees);
+        assert_eq!(read(0), differs());
+        assert_eq!(readings, 2 * READINGS);
     }
 
     /// Contradictions that chance may explain are doubts until there are eight; one agreement ends the check.
