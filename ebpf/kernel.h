@@ -83,6 +83,7 @@ struct task_struct {
 	unsigned int flags;
 	int on_cpu;
 	unsigned long nvcsw, nivcsw;
+	void *task_works; /* to be done before it returns to user mode */
 };
 
 /* arch/x86/include/asm/ptrace.h */

@@ -181,14 +181,15 @@ static __always_inline int is_same_call(const struct pt_regs___kernel *registers
 }
 
 /* A stack that was asked for is taken before the thread returns to user mode; until then it may wait again in the same call,
- * or be preempted, after some microseconds of the kernel. Where the request came too late, as happens in virtual
- * machines whose interrupts do, it has run on: that wait is over. */
+ * or be preempted. It has not returned while there is work for it to do then. Before the request has become such work, in
+ * an interrupt, it has run for some microseconds only; where that interrupt is late, as happens in virtual machines, it has
+ * run on, perhaps to the same call again: that wait is over. */
 #define DUE_RUN_NS 100000
 
-static __always_inline int is_still_due(const struct thread *thread, const struct pt_regs___kernel *registers,
-					__u64 now)
+static __always_inline int is_still_due(const struct task_struct *task, const struct thread *thread,
+					const struct pt_regs___kernel *registers, __u64 now)
 {
-	return is_same_call(registers, thread) && passed_ns(thread, now) < DUE_RUN_NS;
+	return is_same_call(registers, thread) && (task->task_works || passed_ns(thread, now) < DUE_RUN_NS);
 }
 
 /* 1 if it took a stack. */
@@ -202,7 +203,7 @@ static __always_inline int switch_out(void *ctx, struct task_struct *task, struc
 	if (thread->state != THREAD_RUNNING)
 		mend_state(task, thread, now);
 	if (has_task_work) /* a wait that goes on has its stack due: else the thread came back unseen */
-		is_over = thread->wait_began_ns && !(thread->due && is_still_due(thread, registers, now));
+		is_over = thread->wait_began_ns && !(thread->due && is_still_due(task, thread, registers, now));
 	if (is_over) {
 		thread->due = 0;
 		sum_bare(thread);
