@@ -167,6 +167,22 @@ static __always_inline int is_method(__u32 word)
 }
 
 #define ANSWER 0x50545448 /* HTTP */
+#define HTTP2_PREFACE 0x20495250 /* "PRI ", RFC 9113 section 3.4 */
+#define TLS_HANDSHAKE 0x0316 /* in two bytes: the record type, and the first byte of its version, RFC 8446 section 5.1 */
+
+/* Whether a connection is a server's whose requests cannot be seen, which is counted. A client's begins by sending. */
+static __always_inline int is_veiled(const struct lane *lane, __u8 direction, __u32 word)
+{
+	if (direction != LANE_RECEIVED || lane->strangers)
+		return 0;
+	if ((word & 0xffff) == TLS_HANDSHAKE)
+		count(COUNTER_TLS, 1);
+	else if (word == HTTP2_PREFACE)
+		count(COUNTER_HTTP2, 1);
+	else
+		return 0;
+	return 1;
+}
 
 static __always_inline void fill_lane(struct lane_event *event, struct sock *sk, __u32 type, __u32 pid, __u64 now)
 {
@@ -205,19 +221,28 @@ static __always_inline void fill_sums(struct lane_event *event)
 	}
 }
 
+#define INET 2 /* AF_INET */
+#define INET6 10 /* AF_INET6 */
+
+static __always_inline int is_internet(struct sock *sk)
+{
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	return family == INET || family == INET6;
+}
+
 static __always_inline void fill_client(struct lane_event *event, struct sock *sk)
 {
 	event->family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	event->client_port = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
-	if (event->family == 2) /* AF_INET */
+	if (event->family == INET)
 		BPF_CORE_READ_INTO((__u32 *)event->client, sk, __sk_common.skc_daddr);
-	else if (event->family == 10) /* AF_INET6 */
+	else if (event->family == INET6)
 		BPF_CORE_READ_INTO((struct in6_addr_bytes *)event->client, sk, __sk_common.skc_v6_daddr);
 }
 
 /* Tells a transfer with up to `room`, a constant, of its first bytes. */
 static __always_inline void tell_transfer(struct sock *sk, __u8 direction, __s64 moved, const struct buffers *buffers,
-					  const __u32 room, __u64 now)
+					  const __u32 room, __u64 coroutine, __u64 now)
 {
 	struct lane_event *event = bpf_ringbuf_reserve(&ring, sizeof(struct lane_event) + room, 0);
 	if (!event) {
@@ -227,6 +252,7 @@ static __always_inline void tell_transfer(struct sock *sk, __u8 direction, __s64
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	fill_lane(event, sk, EVENT_TRANSFER, pid_tgid >> 32, now);
 	fill_sums(event);
+	event->coroutine = coroutine;
 	fill_client(event, sk);
 	bpf_get_current_comm(event->comm, COMM_BYTES);
 	event->moved = moved;
@@ -239,10 +265,12 @@ static __always_inline void tell_transfer(struct sock *sk, __u8 direction, __s64
 	bpf_ringbuf_submit(event, bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) > wakeup_bytes ? RING_WAKE : RING_LAZY);
 }
 
-static __always_inline void tell_end(struct sock *sk, __u32 pid, __u64 now)
+/* With LANE_RECEIVED as `direction` only nothing more will be received: the client may still wait for its answer. */
+static __always_inline void tell_end(struct sock *sk, __u32 pid, __u8 direction, __u64 now)
 {
 	struct lane_event event;
 	fill_lane(&event, sk, EVENT_HANG_UP, pid, now);
+	event.direction = direction;
 	if (bpf_ringbuf_output(&ring, &event, sizeof(event), RING_LAZY))
 		count(COUNTER_LANE_LOST, 1);
 }
@@ -260,7 +288,8 @@ static __always_inline enum lane_role judge_role(__u8 direction, __u32 word)
 static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved)
 {
 	__u32 pid = bpf_get_current_pid_tgid() >> 32;
-	if (!bpf_map_lookup_elem(&processes, &pid))
+	const struct process *process = bpf_map_lookup_elem(&processes, &pid);
+	if (!process)
 		return 0;
 	struct lane *lane = bpf_sk_storage_get(&lanes, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!lane || lane->role == LANE_OTHER)
@@ -268,7 +297,8 @@ static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved
 	__u64 now = bpf_ktime_get_ns();
 	if (moved <= 0) {
 		if (lane->role == LANE_SERVER && moved != -11 && moved != -4 && moved != -512) /* EAGAIN, EINTR, ERESTARTSYS */
-			tell_end(sk, pid, now);
+			/* Only Internet sockets tell when they are closed. */
+			tell_end(sk, pid, moved == 0 && is_internet(sk) ? direction : 0, now);
 		return 0;
 	}
 	struct buffers buffers;
@@ -278,7 +308,7 @@ static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved
 		copy_head((__u8 *)&word, sizeof(word), &buffers, moved);
 	if (lane->role == LANE_UNKNOWN) {
 		lane->role = judge_role(direction, word);
-		if (lane->role == LANE_UNKNOWN && ++lane->strangers >= MAX_STRANGERS)
+		if (lane->role == LANE_UNKNOWN && (is_veiled(lane, direction, word) || ++lane->strangers >= MAX_STRANGERS))
 			lane->role = LANE_OTHER;
 		if (lane->role != LANE_SERVER)
 			return 0;
@@ -294,12 +324,13 @@ static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved
 		__u64 until = now + FULL_RATE_NS;
 		bpf_map_update_elem(&full_rates, &pid, &until, BPF_ANY);
 	}
+	__u64 coroutine = direction == LANE_SENT && process->python ? running_coroutine(process->python) : 0;
 	if (!is_found || (!begins && lane->transfers > HEAD_TRANSFERS))
-		tell_transfer(sk, direction, moved, &buffers, 0, now);
+		tell_transfer(sk, direction, moved, &buffers, 0, coroutine, now);
 	else if (direction == LANE_SENT || moved <= LANE_SMALL_BYTES)
-		tell_transfer(sk, direction, moved, &buffers, LANE_SMALL_BYTES, now);
+		tell_transfer(sk, direction, moved, &buffers, LANE_SMALL_BYTES, coroutine, now);
 	else
-		tell_transfer(sk, direction, moved, &buffers, LANE_HEAD_BYTES, now);
+		tell_transfer(sk, direction, moved, &buffers, LANE_HEAD_BYTES, coroutine, now);
 	return 0;
 }
 
@@ -330,7 +361,7 @@ int lane_close(__u64 *ctx)
 	if (!lane || lane->role != LANE_SERVER)
 		return 0;
 	lane->role = LANE_OTHER;
-	tell_end(sk, lane->pid, bpf_ktime_get_ns());
+	tell_end(sk, lane->pid, 0, bpf_ktime_get_ns());
 	return 0;
 }
 

@@ -526,7 +526,8 @@ int thread_fork(__u64 *ctx)
 	thread->state = THREAD_QUEUED;
 	thread->call = -1;
 	thread->flags = WAIT_NO_WAKER;
-	thread->wait_began_ns = thread->since_ns = bpf_ktime_get_ns();
+	thread->parent_tid = parent->pid;
+	thread->born_ns = thread->wait_began_ns = thread->since_ns = bpf_ktime_get_ns();
 	return 0;
 }
 

@@ -31,7 +31,7 @@ struct found_thread {
 	__u32 instance;
 	__u32 found; /* how many there were */
 	__u32 interpreters; /* likewise; a thread enters and leaves further ones with new states */
-	__u32 padding;
+	__u32 runs_coroutines; /* it was met in one */
 };
 
 /* key: tid; written and read by samples of that thread. Full: the thread that was
@@ -51,6 +51,9 @@ struct {
 	__type(key, __u64);
 	__type(value, __u32);
 } told_codes SEC(".maps");
+
+/* CO_COROUTINE of co_flags, Include/cpython/code.h: the code of an `async def`. */
+#define CODE_COROUTINE 0x80
 
 /* Fields of a copied block; the masks keep any offset inside it. */
 #define WORD_AT(block, offset) (*(__u64 *)((block) + ((offset) & (sizeof(block) - 8))))
@@ -151,7 +154,7 @@ __noinline int find_thread(struct scratch *scratch, __u32 tid, __u64 now)
 		/* A new thread may not be in the list yet, and live for one request only. */
 		if (!known->thread && is_recent && now - known->searched_ns < SEARCH_VALID_NS / 20)
 			return 1;
-		if (known->thread && known->found < 2 && !read_thread(scratch, known->thread) && is_own_thread(scratch) &&
+		if (known->thread && known->searched_ns && known->found < 2 && !read_thread(scratch, known->thread) && is_own_thread(scratch) &&
 		    (is_active_thread(scratch) || !python->thread_active_mask || is_recent)) {
 			walk->thread = known->thread;
 			return 0;
@@ -166,6 +169,7 @@ __noinline int find_thread(struct scratch *scratch, __u32 tid, __u64 now)
 		.found = walk->other_count + !!walk->thread,
 		/* The end of the list was counted, too. */
 		.interpreters = walk->interpreters - 1,
+		.runs_coroutines = known && known->instance == python->instance && known->runs_coroutines,
 	};
 	bpf_map_update_elem(&found_threads, &tid, &answer, BPF_ANY);
 	return !walk->thread || read_thread(scratch, walk->thread) || !is_own_thread(scratch);
@@ -244,6 +248,7 @@ __noinline int read_code(struct scratch *scratch, __u64 code, __u64 now)
 	struct met_code *met = &scratch->met_codes[code >> 4 & (MET_CODE_ENTRIES - 1)];
 	if (met->code == code && met->time_ns == now) {
 		walk->cookie = met->cookie;
+		walk->code_flags = met->flags;
 		return 0;
 	}
 	if (bytes > PYTHON_CODE_BYTES || bpf_probe_read_user(scratch->python_code, bytes, (void *)code))
@@ -259,7 +264,10 @@ __noinline int read_code(struct scratch *scratch, __u64 code, __u64 now)
 	hash = ((hash ^ hash >> 29) + WORD_AT(scratch->python_code, python->code_file_name)) * factor;
 	hash = ((hash ^ hash >> 29) + WORD_AT(scratch->python_code, python->code_line_table)) * factor;
 	walk->cookie = hash >> 32;
-	*met = (struct met_code){ .code = code, .time_ns = now, .cookie = walk->cookie };
+	walk->code_flags = INT_AT(scratch->python_code, python->code_flags);
+	*met = (struct met_code){
+		.code = code, .time_ns = now, .cookie = walk->cookie, .flags = walk->code_flags
+	};
 	hash = ((hash ^ hash >> 29) + code) * factor;
 	hash = ((hash ^ hash >> 29) + python->instance) * factor;
 	__u64 *told = &scratch->told_codes[hash >> 53 & (CODE_CACHE_ENTRIES - 1)];
@@ -367,7 +375,7 @@ static long walk_python_frame(__u32 unused, struct loop *loop)
 	__u64 previous = WORD_AT(scratch->python_frame, python->frame_previous);
 	__u64 code = WORD_AT(scratch->python_frame, python->frame_code) & ~7ull & PYTHON_FRAME_ADDRESS;
 	__u8 owner = BYTE_AT(scratch->python_frame, python->frame_owner);
-	__u64 word, details = 0;
+	__u64 word, details = 0, address = walk->frame;
 	walk->frame = previous;
 	if (python->form == PYTHON_SHIM && owner >= python->shim_owner) {
 		if (walk->segment_frames && index >= 2) {
@@ -385,10 +393,13 @@ static long walk_python_frame(__u32 unused, struct loop *loop)
 			word |= PYTHON_FRAME_ENTRY;
 			walk->segment_frames = 0;
 		}
-		if (read_code(scratch, code, scratch->sample.head.time_ns))
+		if (read_code(scratch, code, scratch->sample.head.time_ns)) {
 			word |= PYTHON_FRAME_UNREAD;
-		else
+		} else {
 			details = (__u64)walk->cookie << 32 | instruction_offset(scratch, code);
+			if (walk->code_flags & CODE_COROUTINE)
+				walk->coroutine = address;
+		}
 	}
 	scratch->frames[index] = word;
 	scratch->frames[index + 1] = details;
@@ -438,6 +449,25 @@ static __always_inline void walk_callers(struct scratch *scratch)
 		walk->outcome = OUTCOME_PYTHON_INTERPRETERS;
 }
 
+/* Tells the sample's coroutine, and remembers that the thread runs such. */
+static __always_inline void note_coroutine(struct scratch *scratch, __u32 tid)
+{
+	struct python_walk *walk = &scratch->python_walk;
+	scratch->sample.coroutine = walk->coroutine;
+	if (!walk->coroutine)
+		return;
+	struct found_thread *known = bpf_map_lookup_elem(&found_threads, &tid);
+	if (known && known->instance == scratch->python.instance && known->thread == walk->thread) {
+		known->runs_coroutines = 1;
+		return;
+	}
+	/* Not the answer of a search. */
+	struct found_thread answer = {
+		.thread = walk->thread, .instance = scratch->python.instance, .runs_coroutines = 1
+	};
+	bpf_map_update_elem(&found_threads, &tid, &answer, BPF_ANY);
+}
+
 /* Adds the interpreter's frames of the sampled thread behind the native ones. */
 static __always_inline void walk_python(struct scratch *scratch, __u32 index, __u32 tid, __u64 now)
 {
@@ -464,6 +494,67 @@ static __always_inline void walk_python(struct scratch *scratch, __u32 index, __
 	walk_callers(scratch);
 	sample->python_count = scratch->python_walk.word_count;
 	sample->python_outcome = scratch->python_walk.outcome;
+	note_coroutine(scratch, tid);
+}
+
+/* Where the search for the outermost coroutine is. */
+struct coroutine_walk {
+	const struct python *python;
+	__u64 frame;
+	__u64 coroutine;
+};
+
+/* Frames looked at for it, some 150 ns each; of deeper stacks it is not known. */
+#define MAX_COROUTINE_FRAMES 256
+
+static long step_to_coroutine(__u32 unused, struct coroutine_walk *walk)
+{
+	const struct python *python = walk->python;
+	__u64 previous, code, type = 0, address = walk->frame;
+	__u32 flags;
+	__u8 owner = 0;
+	if (!address)
+		return 1;
+	if (read_word(address + python->frame_previous, &previous) || read_word(address + python->frame_code, &code))
+		return 1;
+	walk->frame = previous;
+	code = code & ~7ull & PYTHON_FRAME_ADDRESS;
+	if (bpf_probe_read_user(&flags, 4, (void *)(code + python->code_flags)) || !(flags & CODE_COROUTINE))
+		return 0;
+	/* What has such a flag may be no call of Python at all. */
+	if (python->form == PYTHON_SHIM && (bpf_probe_read_user(&owner, 1, (void *)(address + python->frame_owner)) ||
+					    owner >= python->shim_owner))
+		return 0;
+	if (!read_word(code + 8, &type) && type == python->code_type) /* ob_type */
+		walk->coroutine = address;
+	return 0;
+}
+
+/* The frame of the outermost coroutine that the current thread runs, as a sample would tell it; 0 where none is known.
+ * `index` is its process's interpreter. Only threads that were sampled in a coroutine are looked at. */
+static __noinline __u64 running_coroutine(__u32 index)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	__u32 zero = 0, tid = bpf_get_current_pid_tgid();
+	const struct found_thread *known = bpf_map_lookup_elem(&found_threads, &tid);
+	const struct python *all = bpf_map_lookup_elem(&pythons, &zero);
+	if (!known || !known->runs_coroutines || known->found > 1 || !all || index >= python_capacity)
+		return 0;
+	const struct python *python = &all[index];
+	__u64 id, frame = known->thread + python->thread_frame;
+	if (known->instance != python->instance || read_word(known->thread + python->thread_id, &id) ||
+	    id != BPF_CORE_READ(task, thread.fsbase))
+		return 0;
+	if (python->thread_cframe != PYTHON_ABSENT) {
+		if (read_word(known->thread + python->thread_cframe, &frame))
+			return 0;
+		frame += python->thread_frame;
+	}
+	struct coroutine_walk walk = { .python = python };
+	if (read_word(frame, &walk.frame))
+		return 0;
+	bpf_loop(MAX_COROUTINE_FRAMES, step_to_coroutine, &walk, 0);
+	return walk.frame ? 0 : walk.coroutine;
 }
 
 #endif

@@ -38,6 +38,7 @@ static __always_inline void fill_sample_head(struct scratch *scratch, __u64 pid_
 	sample->user_count = 0;
 	sample->thread_pointer = 0;
 	sample->task = 0;
+	sample->coroutine = 0;
 	sample->python_instance = 0;
 	sample->python_count = 0;
 	sample->outcome = OUTCOME_COMPLETE;

@@ -158,10 +158,11 @@ struct python {
 	__u16 bytes_size;
 	__u16 bytes_data;
 	__u16 task_name;
+	__u16 code_flags;
 	__u8 text_kind_shift;
 	__u8 form; /* enum python_form */
 	__u8 shim_owner;
-	__u8 padding[5];
+	__u8 padding[3];
 };
 _Static_assert(sizeof(struct python) == 120, "struct python");
 
@@ -179,7 +180,7 @@ enum event_type {
 	EVENT_WAKE = 9, /* a thread is woken from a wait, with the stack of who wakes it */
 	EVENT_THREAD = 10, /* a target's thread ends, with its sums */
 	EVENT_TRANSFER = 11, /* a target received or sent on a socket that speaks HTTP */
-	EVENT_HANG_UP = 12, /* such a socket was shut down, or its other end has */
+	EVENT_HANG_UP = 12, /* such a socket was shut down; with LANE_RECEIVED, its other end will send no more */
 };
 
 #define MAX_USER_FRAMES 1024
@@ -214,6 +215,7 @@ struct sample_event {
 	__u64 period; /* what the event was set to: ns for cpu-clock, else cycles */
 	__u64 thread_pointer; /* of a thread that the interpreter knows, else 0: its thread_id there */
 	__u64 task; /* the asyncio task that ran, see TASK_*; 0: none, or not wanted */
+	__u64 coroutine; /* address of the frame of the outermost coroutine that ran; 0: none */
 	__u32 tid;
 	__u32 generation;
 	__u32 python_instance;
@@ -227,7 +229,7 @@ struct sample_event {
 	char thread_comm[COMM_BYTES];
 	char process_comm[COMM_BYTES];
 };
-_Static_assert(sizeof(struct sample_event) == 96, "struct sample_event");
+_Static_assert(sizeof(struct sample_event) == 104, "struct sample_event");
 
 #define SAMPLE_PYTHON_THREAD 1 /* the interpreter knows the thread */
 #define SAMPLE_HOLDS_GIL 2     /* and it held the interpreter's lock */
@@ -348,18 +350,19 @@ struct thread_event {
 	__u32 tid;
 	__u32 open_sequence;    /* of a wait that was told open; 0: none is */
 	__u32 state;            /* enum thread_state */
-	__u32 padding;
+	__u32 parent_tid;       /* which made it, while it was watched; else 0 */
 	__s32 call;             /* that it is in; -1: none */
 	__u64 argument;
 	__u64 thread_pointer;
 	__u64 switches;         /* how often it has left a CPU */
+	__u64 born_ns;          /* with parent_tid: when */
 	__u32 kernel_count;     /* words of kernel stack behind struct saved_registers */
 	__u8 flags;             /* WAIT_GIL */
 	__u8 more_padding[3];
 	char thread_comm[COMM_BYTES];
 	char process_comm[COMM_BYTES];
 };
-_Static_assert(sizeof(struct thread_event) == 200, "struct thread_event");
+_Static_assert(sizeof(struct thread_event) == 208, "struct thread_event");
 
 /* ---- requests ----------------------------------------------------------- */
 
@@ -382,6 +385,7 @@ struct lane_event {
 	__u64 thin_blocked_ns;
 	__u64 short_queue_ns;
 	__u64 short_blocked_ns;
+	__u64 coroutine; /* of what is sent: as in a sample, of threads that were sampled in one; else 0 */
 	__u8 client[16]; /* address of the other end, network order; 4 of AF_INET, 16 of AF_INET6 */
 	__u32 tid;
 	__u16 client_port;
@@ -393,7 +397,7 @@ struct lane_event {
 	__u8 tail[LANE_TAIL_BYTES];
 	char comm[COMM_BYTES];
 };
-_Static_assert(sizeof(struct lane_event) == 144, "struct lane_event");
+_Static_assert(sizeof(struct lane_event) == 152, "struct lane_event");
 
 /* Indices of `counters`. */
 enum counter {
@@ -408,7 +412,9 @@ enum counter {
 	COUNTER_THREADS_LOST = 8, /* threads that found no room, or whose end found none in the ring */
 	COUNTER_LANE_LOST = 9, /* transfers that found no room in the ring */
 	COUNTER_SWITCHES_MENDED = 10, /* times that a thread came to a CPU or left it unseen */
-	COUNTER_COUNT = 11,
+	COUNTER_TLS = 11, /* connections to targets that began with TLS: what is asked there is not seen */
+	COUNTER_HTTP2 = 12, /* likewise with HTTP/2 */
+	COUNTER_COUNT = 13,
 };
 
 #endif

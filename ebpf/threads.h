@@ -27,6 +27,8 @@ struct thread {
 	/* The last wait for Python's lock that was told. */
 	__u64 gil_ip, gil_sp, gil_ended_ns;
 	__u64 gil_holder_at; /* where the interpreter says who has that lock; 0: not known */
+	__u64 born_ns;
+	__u32 parent_tid; /* which made it at born_ns; 0: that was not seen */
 	__u32 gil_sequence;
 	__u32 sequence; /* of the last wait that was told */
 	__u32 short_count, thin_count, bare_count;
@@ -268,6 +270,8 @@ static __always_inline void fill_thread(struct thread_event *event, struct task_
 	event->argument = thread->argument;
 	event->thread_pointer = BPF_CORE_READ(task, thread.fsbase);
 	event->switches = task->nvcsw + task->nivcsw;
+	event->parent_tid = thread->parent_tid;
+	event->born_ns = thread->born_ns;
 	event->flags = thread->flags;
 	if (thread->state == THREAD_RUNNING) {
 		event->run_ns += passed;

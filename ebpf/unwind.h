@@ -61,7 +61,8 @@ struct walk {
 struct met_code {
 	__u64 code;
 	__u64 time_ns; /* the sample's */
-	__u64 cookie;
+	__u32 cookie;
+	__u32 flags; /* co_flags */
 };
 
 /* Further states of one thread, in other interpreters, that are looked at; a power of two. With
@@ -79,7 +80,10 @@ struct python_walk {
 	__u32 segment_frames; /* since the last shim */
 	__u64 others[MAX_OTHER_STATES]; /* further states of this thread, met by a search */
 	__u32 other_count;    /* may be more than have room */
+	__u32 padding;
+	__u64 coroutine;      /* frame of the outermost one so far, or 0 */
 	__u32 cookie;         /* of the code object that was read last */
+	__u32 code_flags;     /* likewise */
 	__u32 outcome;
 	__u32 interpreters;   /* met by a search */
 };

@@ -129,7 +129,7 @@ impl Evidence {
             self.blame("early end", "");
         }
         let found = self.match_requests();
-        let mut counts = [0_usize; 3];
+        let mut counts = [0_usize; 4];
         for (asked, request) in &found {
             self.judge_what(asked, request);
             self.judge_times(asked, request);
@@ -260,8 +260,11 @@ impl Evidence {
     }
 
     /// Nearly all have a thread of their own where threads serve requests; none where two were under way at once on one.
-    fn judge_bindings(&mut self, found: &[(Asked, Request)], [own, shared, unknown]: [usize; 3]) {
-        println!("{}: {own} on a thread, {shared} on a shared one, {unknown} unknown", self.name);
+    fn judge_bindings(&mut self, found: &[(Asked, Request)], [own, coroutine, shared, unknown]: [usize; 4]) {
+        println!(
+            "{}: {own} on a thread, {coroutine} of a coroutine, {shared} on a shared thread, {unknown} unknown",
+            self.name
+        );
         if self.kind == Kind::Threads && (own as f64) < 0.999 * (own + shared + unknown) as f64 {
             let others = found.iter().filter(|(_, request)| request.binding != Binding::Thread);
             let others: Vec<_> =

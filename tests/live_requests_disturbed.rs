@@ -116,6 +116,25 @@ fn vanishing_clients_disturb_nothing() {
     assert!(others.iter().all(|request| request.status == RequestStatus::Error), "{others:?}");
 }
 
+/// A client that says all that it will say at once is answered all the same, which is no error.
+#[test]
+fn half_closing_clients_are_answered() {
+    use std::io::{Read, Write};
+    let Some(_turn) = turn() else { return };
+    let server = gunicorn_threads();
+    let agent = Agent::watch(&server.target.pid());
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port)).expect("the server listens");
+    stream.write_all(&request_text("half-closed", "/sleep")).expect("the server reads");
+    stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the server answers");
+    assert!(answer.ends_with("slept\n"), "{answer}");
+    let kept = agent.finish();
+    let request = only(&kept, "half-closed");
+    assert_eq!((request.status, kept.losses().len()), (RequestStatus::Ok, 0), "{request:?}");
+    assert!(request.duration_ns > 29 * MS, "{request:?}");
+}
+
 /// A server that is killed: the request that it did not answer has failed, with where its time went until then.
 #[test]
 fn requests_of_a_killed_server_have_failed() {

@@ -93,7 +93,12 @@ fn profile() -> impl Strategy<Value = Profile> {
 
 fn request() -> impl Strategy<Value = Request> {
     let status = prop::sample::select(vec![RequestStatus::Ok, RequestStatus::Error, RequestStatus::Unset]);
-    let binding = prop::sample::select(vec![Binding::Thread, Binding::SharedThread, Binding::Unknown]);
+    let binding = prop::sample::select(vec![
+        Binding::Thread,
+        Binding::Coroutine,
+        Binding::SharedThread,
+        Binding::Unknown,
+    ]);
     let attributes = prop::collection::btree_map("user.name|url.path|.{0,8}", ".{0,12}", 0..4);
     let times = any::<[u32; 6]>();
     (".{0,20}", ".{0,20}", any::<(u32, u32, bool)>(), times, status, binding, attributes).prop_map(

@@ -63,6 +63,12 @@ pub enum WaitFrame {
     NotSampled,
     /// A request waited for a thread to take it.
     HandedOver,
+    /// This one of the waits' threads was made for the request whose thread waited; what it did follows.
+    WorkedBy(u32),
+    /// A request's coroutine did not run, nor did any other of its thread.
+    LoopIdle,
+    /// A request's coroutine did not run, but others of its thread did.
+    LoopBusy,
     /// Ran in stacks that found no room.
     Forgotten,
     /// It is not known which thread worked for a request.
@@ -110,6 +116,9 @@ pub struct Tally {
     pub weight_ns: u64,
     /// When it was seen, or the wait began, `CLOCK_MONOTONIC`; of sums this says nothing.
     pub at_ns: u64,
+    /// The outermost coroutine that ran then, as [`SampleRecord`](crate::sys::abi::SampleRecord) names it; of sums this
+    /// says nothing.
+    pub coroutine: Option<u64>,
 }
 
 /// A stack of a thread, as it is told.
@@ -408,7 +417,7 @@ mod tests {
                 &root(name, tid),
                 stack,
                 ThreadState::Running,
-                Tally { count: 1, weight_ns: 5, at_ns: 0 },
+                Tally { count: 1, weight_ns: 5, ..Tally::default() },
             );
         }
         capture.rename_threads(|thread| (thread.tid == 2).then(|| "worker".to_owned()));
@@ -428,7 +437,7 @@ mod tests {
         let mut add = |tid, frame, state, weight_ns| {
             let stack = CaughtStack::empty(Outcome::Complete, false);
             let stack = capture.extend(stack, [frame].into_iter());
-            capture.add(&root(tid), stack, state, Tally { count: 1, weight_ns, at_ns: 0 });
+            capture.add(&root(tid), stack, state, Tally { count: 1, weight_ns, ..Tally::default() });
         };
         let frames = [RawFrame::Unknown, RawFrame::Greenlet, RawFrame::Wait(WaitFrame::Queue)];
         for frame in frames {

@@ -104,6 +104,8 @@ pub(super) struct GilWait {
     tid: u32,
     /// What it wants the lock for.
     pub user: CaughtStack,
+    /// In which coroutine.
+    pub coroutine: Option<u64>,
     parts: Vec<Part>,
 }
 
@@ -120,8 +122,8 @@ pub(super) struct Unsettled {
 
 impl GilWait {
     /// One that has no part yet.
-    pub(super) fn new(root: Root, tid: u32, user: CaughtStack) -> Self {
-        Self { root, tid, user, parts: Vec::new() }
+    pub(super) fn new(root: Root, tid: u32, user: CaughtStack, coroutine: Option<u64>) -> Self {
+        Self { root, tid, user, coroutine, parts: Vec::new() }
     }
 
     /// Adds a part.
@@ -148,7 +150,7 @@ impl GilWait {
         for part in self.parts.drain(..) {
             let end_ns = part.began_ns.saturating_add(part.blocked_ns);
             for (weight_ns, handover) in handovers.cut(part.began_ns, end_ns) {
-                let tally = Tally { count, weight_ns, at_ns: part.began_ns };
+                let tally = Tally { count, weight_ns, at_ns: part.began_ns, coroutine: self.coroutine };
                 count = 0;
                 match handover.filter(|handover| handover.tid != self.tid) {
                     Some(Handover { holder, function, .. }) => {

@@ -62,7 +62,7 @@ mod tests {
     /// Samples of a service are summed by stack; beyond the room there is, their time is kept all the same.
     #[test]
     fn services_are_summed_within_bounds() {
-        let tally = Tally { count: 1, weight_ns: 5, at_ns: 0 };
+        let tally = Tally { count: 1, weight_ns: 5, ..Tally::default() };
         let stack = |epoch| StackAt { epoch, stack: CaughtStack::empty(Outcome::Complete, false) };
         let mut minute = Minute::default();
         for epoch in [1, 2, 1] {

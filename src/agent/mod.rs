@@ -25,6 +25,7 @@ mod minute;
 pub mod module;
 pub mod naming;
 pub mod notify;
+mod offspring;
 pub mod places;
 pub mod process;
 pub mod python;

@@ -116,7 +116,12 @@ impl Replay {
                 self.scan_all();
             }
             Event::Wait(record) => self.apply_wait(tables, &record),
-            Event::Thread(record) => self.waits.add_thread(&record),
+            Event::Thread(record) => {
+                if let Some(requests) = &mut self.requests {
+                    requests.note_end(&record);
+                }
+                self.waits.add_thread(&record);
+            }
             Event::Lane(record) => {
                 if let Some(requests) = &mut self.requests {
                     requests.apply(&record);
@@ -223,7 +228,7 @@ impl Replay {
             &root,
             caught,
             ThreadState::Running,
-            Tally { count: 1, weight_ns, at_ns: sample.time_ns },
+            Tally { count: 1, weight_ns, at_ns: sample.time_ns, coroutine: sample.coroutine },
         );
     }
 

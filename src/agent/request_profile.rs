@@ -1,8 +1,12 @@
 //! The profile of one request: what its thread did in its span, weighed so that the sum is the request's time.
+//!
+//! Of a coroutine, what its thread did while it was the outermost one; when that began and ended is not known, so what it
+//! ran for is its part of the thread's samples. The rest of the request's time it did not run.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::capture::{Capture, CaughtStack, RawFrame, Tally, WaitFrame};
+use super::offspring::Offspring;
 use super::requests::StackAt;
 use super::shares::shares;
 use crate::model::{Outcome, Request, Root, ThreadState, ThreadSums};
@@ -23,31 +27,98 @@ pub(super) struct RequestProfile<'a> {
     /// Time in stacks that waits have for themselves, by state.
     told: HashMap<ThreadState, u64>,
     shared: HashMap<ThreadState, Parts>,
+    /// What the thread did for other coroutines, or for none.
+    others: Others,
+    offspring: Offspring,
+}
+
+/// Whose time a profile is of.
+pub(super) struct Whose<'a> {
+    /// The responder.
+    pub root: &'a Root,
+    /// Of that, this coroutine alone.
+    pub coroutine: Option<u64>,
+    /// Threads that it made, for which it waited.
+    pub offspring: Offspring,
+}
+
+/// Of a thread's time, what another coroutine than the request's had, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Others {
+    /// Of its samples.
+    tick_ns: u64,
+    /// Of the waits that share a time.
+    share: u64,
+    /// Waits in no coroutine: nothing was to be run.
+    idle_ns: u64,
+}
+
+impl Others {
+    fn add(&mut self, moment: &Moment<StackAt>) {
+        let sum = match (moment.measure, moment.state) {
+            (Measure::Tick, _) => &mut self.tick_ns,
+            (Measure::Share, _) => &mut self.share,
+            (Measure::Exact, ThreadState::Blocked) if moment.coroutine.is_none() => &mut self.idle_ns,
+            (Measure::Exact, _) => return,
+        };
+        *sum = sum.saturating_add(moment.weight);
+    }
 }
 
 impl<'a> RequestProfile<'a> {
-    /// ThreadSums `moments` of the responder, whose frames `frames_of` tells, leaf first; `None`: they are gone.
+    /// Sums `moments` of the responder, whose frames `frames_of` tells, leaf first; `None`: they are gone.
     pub(super) fn new<'m, F: Iterator<Item = RawFrame>>(
-        root: &'a Root,
+        whose: Whose<'a>,
         moments: impl Iterator<Item = &'m Moment<StackAt>>,
         frames_of: impl Fn(&StackAt) -> Option<F>,
     ) -> Self {
-        let (told, shared) = (HashMap::new(), HashMap::new());
-        let mut profile = Self { root, capture: Capture::default(), told, shared };
+        let Whose { root, coroutine, offspring } = whose;
+        let (told, shared, others) = (HashMap::new(), HashMap::new(), Others::default());
+        let mut profile = Self { root, capture: Capture::default(), told, shared, others, offspring };
         for moment in moments {
+            if coroutine.is_some() && moment.coroutine != coroutine {
+                profile.others.add(moment);
+                continue;
+            }
             let Some(frames) = frames_of(&moment.stack) else { continue };
             let mut frames: Vec<RawFrame> = frames.collect();
             frames.reverse();
             let StackAt { stack, .. } = moment.stack;
             let empty = CaughtStack::empty(stack.outcome, stack.holds_gil);
             let stack = profile.capture.extend(empty, frames.into_iter());
-            profile.add(moment, stack);
+            let offspring_ns = profile.add_offspring(moment, stack, &frames_of);
+            profile.add(moment, stack, offspring_ns);
         }
         profile
     }
 
-    fn add(&mut self, moment: &Moment<StackAt>, stack: CaughtStack) {
-        let Moment { state, measure, count, weight, at_ns, .. } = *moment;
+    /// Adds what offspring did in the wait `moment`, below its `stack`. Returns how much of it that was.
+    fn add_offspring<F: Iterator<Item = RawFrame>>(
+        &mut self,
+        moment: &Moment<StackAt>,
+        stack: CaughtStack,
+        frames_of: impl Fn(&StackAt) -> Option<F>,
+    ) -> u64 {
+        if (moment.measure, moment.state) != (Measure::Exact, ThreadState::Blocked) {
+            return 0;
+        }
+        let mut sum_ns = 0;
+        let to_ns = moment.at_ns.saturating_add(moment.weight);
+        for (thread, at, weight_ns) in self.offspring.during(moment.at_ns, to_ns) {
+            let Some(frames) = frames_of(&at) else { continue };
+            let mut frames: Vec<RawFrame> = frames.collect();
+            frames.push(RawFrame::Wait(WaitFrame::WorkedBy(thread)));
+            let stack = self.capture.extend(stack, frames.into_iter().rev());
+            let tally = Tally { count: 1, weight_ns, ..Tally::default() };
+            self.capture.add(self.root, stack, moment.state, tally);
+            sum_ns += weight_ns;
+        }
+        sum_ns
+    }
+
+    /// Adds `moment`, of which `told_ns` is there already.
+    fn add(&mut self, moment: &Moment<StackAt>, stack: CaughtStack, told_ns: u64) {
+        let Moment { state, measure, count, weight, .. } = *moment;
         if measure == Measure::Share {
             *self.shared.entry(state).or_default().entry(stack).or_default() += weight;
             return;
@@ -55,7 +126,10 @@ impl<'a> RequestProfile<'a> {
         if measure == Measure::Exact {
             *self.told.entry(state).or_default() += weight;
         }
-        self.capture.add(self.root, stack, state, Tally { count, weight_ns: weight, at_ns });
+        let weight_ns = weight.saturating_sub(told_ns);
+        if weight_ns > 0 {
+            self.capture.add(self.root, stack, state, Tally { count, weight_ns, ..Tally::default() });
+        }
     }
 
     /// Adds what has no stack and weighs what ran, so that the sum is the time of `finished`; tells `request` where
@@ -68,6 +142,9 @@ impl<'a> RequestProfile<'a> {
         };
         let handover_ns = span.from_ns.saturating_sub(finished.began_ns);
         self.add_bare(WaitFrame::HandedOver, ThreadState::Blocked, handover_ns);
+        if span.coroutine.is_some() {
+            return self.complete_coroutine(&span, handover_ns, request);
+        }
         let span_ns = span.to_ns.saturating_sub(span.from_ns);
         // Waits that were told are certain; where the span begins within a time that sums tell, those may be too much.
         let (told_queue_ns, told_blocked_ns) = (self.told_ns(&QUEUED), self.told_ns(&BLOCKED));
@@ -81,6 +158,32 @@ impl<'a> RequestProfile<'a> {
         self.weigh_running(run_ns);
         request.run_ns = run_ns;
         request.queue_ns = queue_ns;
+        request.gil_ns = self.told.get(&ThreadState::Gil).copied().unwrap_or(0).min(blocked_ns);
+        request.blocked_ns = blocked_ns - request.gil_ns + handover_ns;
+    }
+
+    /// As [`Self::complete`] of a coroutine's span: what it had of the thread, and that it had nothing else.
+    fn complete_coroutine(&mut self, span: &Span, handover_ns: u64, request: &mut Request) {
+        let span_ns = span.to_ns.saturating_sub(span.from_ns);
+        let (told_queue_ns, told_blocked_ns) = (self.told_ns(&QUEUED), self.told_ns(&BLOCKED));
+        let mut rest_ns = span_ns.saturating_sub(told_queue_ns.saturating_add(told_blocked_ns));
+        let ticks = self.capture.samples().filter(|sum| sum.state == ThreadState::Running);
+        let tick_ns = ticks.fold(0, |sum: u64, tick| sum.saturating_add(tick.tally.weight_ns));
+        let run_ns = part(span.sums.run_ns, tick_ns, self.others.tick_ns).min(rest_ns);
+        rest_ns -= run_ns;
+        let own: u64 = self.shared.values().flat_map(BTreeMap::values).sum();
+        let thin_ns = span.sums.thin_queue_ns.saturating_add(span.sums.thin_blocked_ns);
+        let thin_ns = part(thin_ns, own, self.others.share).min(rest_ns);
+        if self.spread(&[ThreadState::Queued, ThreadState::Blocked, ThreadState::Gil], thin_ns) {
+            rest_ns -= thin_ns;
+        }
+        self.weigh_running(run_ns);
+        let idle_ns = self.others.idle_ns.min(rest_ns);
+        self.add_bare(WaitFrame::LoopIdle, ThreadState::Blocked, idle_ns);
+        self.add_bare(WaitFrame::LoopBusy, ThreadState::Blocked, rest_ns - idle_ns);
+        request.run_ns = run_ns;
+        request.queue_ns = told_queue_ns.min(span_ns - run_ns);
+        let blocked_ns = span_ns - run_ns - request.queue_ns;
         request.gil_ns = self.told.get(&ThreadState::Gil).copied().unwrap_or(0).min(blocked_ns);
         request.blocked_ns = blocked_ns - request.gil_ns + handover_ns;
     }
@@ -117,7 +220,7 @@ impl<'a> RequestProfile<'a> {
         let weights: Vec<u64> = parts.iter().map(|(_, _, part)| *part).collect();
         let Some(shares) = shares(&weights, wanted) else { return false };
         for ((state, stack, _), weight_ns) in parts.into_iter().zip(shares) {
-            self.capture.add(self.root, stack, state, Tally { count: 1, weight_ns, at_ns: 0 });
+            self.capture.add(self.root, stack, state, Tally { count: 1, weight_ns, ..Tally::default() });
         }
         true
     }
@@ -136,13 +239,61 @@ impl<'a> RequestProfile<'a> {
         }
         let stack = CaughtStack::empty(Outcome::Complete, false);
         let stack = self.capture.extend(stack, std::iter::once(RawFrame::Wait(frame)));
-        self.capture.add(self.root, stack, state, Tally { count: 1, weight_ns, at_ns: 0 });
+        self.capture.add(self.root, stack, state, Tally { count: 1, weight_ns, ..Tally::default() });
     }
+}
+
+/// The part of `whole` that `own` has beside `other`.
+fn part(whole: u64, own: u64, other: u64) -> u64 {
+    shares(&[own, other], whole).map_or(0, |shares| shares[0])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::profile::ThreadRoot;
+
+    /// A coroutine has its samples' part of the thread's run time and its own waits; the rest it awaited, as far as the
+    /// thread waited in none, or waited for its turn. All is the request's time.
+    #[test]
+    fn coroutine_has_its_part_of_the_thread() {
+        let thread = ThreadRoot { name: "t".to_owned(), pid: 1, tid: 1 };
+        let root = Root { process: "p".to_owned(), thread: Some(thread) };
+        let stack = StackAt { epoch: 0, stack: CaughtStack::empty(Outcome::Complete, false) };
+        let moment = |coroutine, state, measure, weight| Moment {
+            at_ns: 150,
+            state,
+            measure,
+            stack,
+            coroutine,
+            count: 1,
+            weight,
+        };
+        let (running, blocked) = (ThreadState::Running, ThreadState::Blocked);
+        let moments = [
+            moment(Some(7), running, Measure::Tick, 10),
+            moment(Some(8), running, Measure::Tick, 20),
+            moment(None, running, Measure::Tick, 10),
+            moment(Some(7), blocked, Measure::Exact, 50),
+            moment(Some(8), blocked, Measure::Exact, 60),
+            moment(None, blocked, Measure::Exact, 70),
+        ];
+        let frames = |_: &StackAt| Some(std::iter::once(RawFrame::Unknown));
+        let mut profile = RequestProfile::new(
+            Whose { root: &root, coroutine: Some(7), offspring: Offspring::default() },
+            moments.iter(),
+            frames,
+        );
+        let sums = ThreadSums { run_ns: 80, ..ThreadSums::default() };
+        let span = Span { tid: 1, from_ns: 100, to_ns: 400, sums, coroutine: Some(7) };
+        let finished = Finished { began_ns: 100, ended_ns: 400, span: Some(span), ..Finished::default() };
+        let mut request = Request::default();
+        profile.complete(&finished, &mut request);
+        assert_eq!((request.run_ns, request.blocked_ns, request.duration_ns), (20, 280, 300));
+        let mut parts: Vec<u64> = profile.capture.samples().map(|sum| sum.tally.weight_ns).collect();
+        parts.sort_unstable();
+        assert_eq!(parts, [20, 50, 70, 160]);
+    }
 
     /// Waits that were told count as they are, whatever the sums say; the rest is divided, and nothing is left over.
     #[test]
@@ -152,10 +303,11 @@ mod tests {
             [(0, 0, 0), (50, 10, 7), (400, 300, 90), (u64::MAX, u64::MAX, 1)]
         {
             let told = HashMap::from([(ThreadState::Queued, 20), (ThreadState::Gil, 30)]);
-            let (capture, shared) = (Capture::default(), HashMap::new());
-            let mut profile = RequestProfile { root: &root, capture, told, shared };
+            let (capture, shared, others) = (Capture::default(), HashMap::new(), Others::default());
+            let offspring = Offspring::default();
+            let mut profile = RequestProfile { root: &root, capture, told, shared, others, offspring };
             let sums = ThreadSums { run_ns, queue_ns, short_blocked_ns, ..ThreadSums::default() };
-            let span = Some(Span { tid: 1, from_ns: 110, to_ns: 300, sums });
+            let span = Some(Span { tid: 1, from_ns: 110, to_ns: 300, sums, coroutine: None });
             let finished = Finished { began_ns: 100, ended_ns: 300, span, ..Finished::default() };
             let mut request = Request::default();
             profile.complete(&finished, &mut request);

@@ -7,16 +7,19 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::capture::{Capture, CaughtStack, Observation, RawFrame};
+use super::capture::{Capture, CaughtStack, Observation, RawFrame, Tally};
 use super::minute::Minute;
+use super::offspring::Offspring;
+use super::wait_names::WaitNames;
 use crate::lane::{Connection, Direction, LaneEvent, Segment};
 use crate::model::{Attributes, RequestStatus, ThreadState, ThreadSums};
 use crate::sys::abi::comm_text;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::lane_record::{LanePart, LaneRecord, Transfer};
-use crate::sys::wait_record::{WaitPart, WaitRecord};
+use crate::sys::wait_record::{ThreadRecord, WaitPart, WaitRecord};
+use crate::transaction::lives::{Life, Lives};
 use crate::transaction::timeline::{Measure, Moment, Timeline};
-use crate::transaction::tracker::{Act, Finished, RequestKey, Resumed, Tracker};
+use crate::transaction::tracker::{Act, Finished, RequestKey, Resumed, Span, Tracker};
 
 /// Connections looked at, some 30 KiB each at most and far less as a rule. Those that were quiet for longest give way.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -62,6 +65,8 @@ pub(super) struct Requests {
     sockets: HashMap<u64, Socket>,
     pub tracker: Tracker,
     pub timeline: Timeline<StackAt>,
+    /// Threads that ended of late.
+    pub lives: Lives,
     /// Each with the name of its process, which may be gone.
     finished: VecDeque<(Finished, String)>,
     /// Which capture new stacks are in.
@@ -86,6 +91,7 @@ impl Requests {
             sockets: HashMap::new(),
             tracker: Tracker::default(),
             timeline: Timeline::new(ring_bytes),
+            lives: Lives::default(),
             finished: VecDeque::new(),
             epoch: 0,
             retired: VecDeque::new(),
@@ -116,7 +122,8 @@ impl Requests {
                 self.minute.add(service, stack, tally);
             }
             let (count, weight) = (tally.count, tally.weight_ns);
-            let moment = Moment { at_ns: tally.at_ns, state, measure, stack, count, weight };
+            let Tally { at_ns, coroutine, .. } = tally;
+            let moment = Moment { at_ns, state, measure, stack, coroutine, count, weight };
             self.timeline.push(thread.tid, moment);
         }
     }
@@ -152,8 +159,28 @@ impl Requests {
         // What it was blocked for is not told, but follows from the other two and the time.
         let sums =
             ThreadSums { run_ns: record.run_sum_ns, queue_ns: record.queue_sum_ns, ..ThreadSums::default() };
-        let act = Act { time_ns: record.time_ns, pid: record.pid, tid: record.tid, sums };
+        let act = Act { time_ns: record.time_ns, pid: record.pid, tid: record.tid, sums, coroutine: None };
         self.tracker.resume(Resumed { began_ns: record.began_ns, act });
+    }
+
+    /// A thread has ended: it may have been made for a request.
+    pub(super) fn note_end(&mut self, record: &ThreadRecord) {
+        let Some(birth) = record.birth else { return };
+        self.lives.push(Life {
+            pid: record.pid,
+            tid: record.tid,
+            name: comm_text(&record.thread_comm),
+            parent_tid: birth.parent_tid,
+            born_ns: birth.time_ns,
+            died_ns: record.time_ns,
+        });
+    }
+
+    /// What threads did that were made for the request that has `span` of a process's time; `names` gets theirs.
+    pub(super) fn offspring(&self, pid: u32, span: &Span, names: &mut WaitNames) -> Offspring {
+        let lives = self.lives.begun_by((pid, span.tid), span.from_ns, span.to_ns);
+        let lives = lives.into_iter().map(|life| (names.thread(pid, life.tid, &life.name), life));
+        Offspring::new(lives, &self.timeline)
     }
 
     /// A transfer, or the end of a connection.
@@ -161,6 +188,11 @@ impl Requests {
         let mut events = std::mem::take(&mut self.events);
         match &record.part {
             LanePart::Transfer(transfer) => self.feed(record, transfer, &mut events),
+            LanePart::EndOfInput => {
+                if let Some(socket) = self.sockets.get_mut(&record.socket) {
+                    socket.connection.end_input();
+                }
+            }
             LanePart::HangUp => {
                 if let Some(mut socket) = self.sockets.remove(&record.socket) {
                     socket.connection.close(record.time_ns, &mut events);
@@ -186,13 +218,13 @@ impl Requests {
         if socket.acts.len() >= MAX_ACTS {
             socket.acts.pop_front();
         }
-        let act = Act { time_ns, pid, tid: transfer.tid, sums: transfer.sums };
+        let Transfer { tid, sums, coroutine, length, head, tail, .. } = *transfer;
+        let act = Act { time_ns, pid, tid, sums, coroutine };
         socket.acts.push_back(act);
         if !self.names.contains_key(&pid) {
             self.note_name(pid, comm_text(&transfer.comm));
         }
         let direction = if transfer.is_sent { Direction::Sent } else { Direction::Received };
-        let Transfer { tid, length, head, tail, .. } = *transfer;
         socket.connection.feed(&Segment { time_ns, direction, pid, tid, length, head, tail }, events);
         self.losses.lost_sync += std::mem::take(&mut socket.connection.lost_sync);
         self.follow(number, &socket, events);
@@ -226,7 +258,7 @@ impl Requests {
         let key = |request| RequestKey { socket: number, number: request };
         let act = |time_ns, tid| {
             let known = socket.acts.iter().rev().find(|act| act.time_ns == time_ns && act.tid == tid);
-            known.copied().unwrap_or(Act { time_ns, pid: socket.pid, tid, sums: ThreadSums::default() })
+            known.copied().unwrap_or(Act { time_ns, pid: socket.pid, tid, ..Act::default() })
         };
         for event in events.drain(..) {
             match event {

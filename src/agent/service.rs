@@ -13,12 +13,15 @@ use super::control::{Question, answer};
 use super::frame_names::FrameNames;
 use super::keeper::Kept;
 use super::minute::Stacks;
+use super::offspring::Offspring;
 use super::recorder::Recorder;
 use super::replay::Replay;
-use super::request_profile::RequestProfile;
+use super::request_profile::{RequestProfile, Whose};
 use crate::Result;
 use crate::model::profile::ThreadRoot;
-use crate::model::{Attributes, Mode, Outcome, Profile, Recording, Request, Root, ThreadState, ThreadTimes};
+use crate::model::{
+    Attributes, Binding, Mode, Outcome, Profile, Recording, Request, Root, ThreadState, ThreadTimes,
+};
 use crate::store::StoredRequest;
 use crate::sys::clock::{monotonic_ns, unix_less_monotonic_ns};
 use crate::transaction::name::name_of;
@@ -65,6 +68,10 @@ pub struct ServiceStatus {
     pub samples_lost: u64,
     /// Times that a thread came to a CPU or left it without the kernel's telling.
     pub switches_mended: u64,
+    /// Connections that began with TLS, which the process itself ends: what is asked there is not seen.
+    pub tls_connections: u64,
+    /// Connections that began with HTTP/2: likewise.
+    pub http2_connections: u64,
     /// Requests in flight.
     pub in_flight: usize,
     /// Processes that are watched, ascending.
@@ -189,6 +196,8 @@ impl Service {
             transfers_lost: counters.lane_lost,
             samples_lost: counters.ring_full,
             switches_mended: counters.switches_mended,
+            tls_connections: counters.tls,
+            http2_connections: counters.http2,
             in_flight: requests.map_or(0, |requests| requests.tracker.in_flight().count()),
             processes: self.recorder.replay.processes.keys().copied().collect(),
             own_cpu_ns: super::self_stats::own_cpu_ns(),
@@ -392,7 +401,7 @@ impl Replay {
         if rest_ns > 0 {
             let stack = CaughtStack::empty(Outcome::TruncatedDepth, false);
             let stack = capture.extend(stack, std::iter::once(RawFrame::Wait(WaitFrame::Forgotten)));
-            let tally = Tally { count: 1, weight_ns: rest_ns, at_ns: 0 };
+            let tally = Tally { count: 1, weight_ns: rest_ns, ..Tally::default() };
             capture.add(&root, stack, ThreadState::Running, tally);
         }
         capture
@@ -408,8 +417,13 @@ impl Replay {
         waits.settle_gil(finished.pid, finished.tid, thread_names, capture);
         requests.take(capture);
         let span = finished.span.unwrap_or_default();
+        let offspring = match finished.binding {
+            Binding::Thread => requests.offspring(finished.pid, &span, &mut waits.names),
+            Binding::Coroutine | Binding::SharedThread | Binding::Unknown => Offspring::default(),
+        };
         let moments = requests.timeline.between(span.tid, span.from_ns, span.to_ns);
-        let mut profile = RequestProfile::new(&root, moments, |at| requests.frames_of(capture, *at));
+        let whose = Whose { root: &root, coroutine: span.coroutine, offspring };
+        let mut profile = RequestProfile::new(whose, moments, |at| requests.frames_of(capture, *at));
         profile.complete(finished, request);
         profile.capture
     }

@@ -85,6 +85,11 @@ impl WaitNames {
             WaitFrame::Bare => (FrameKind::Blocked, "[waits without a stack]".to_owned()),
             WaitFrame::Forgotten => (FrameKind::Marker, "[stacks that found no room]".to_owned()),
             WaitFrame::HandedOver => (FrameKind::Blocked, "[waiting for a thread to take it]".to_owned()),
+            WaitFrame::WorkedBy(id) => (FrameKind::Blocked, format!("[{} worked]", self.thread_text(id))),
+            WaitFrame::LoopIdle => (FrameKind::Blocked, "[awaiting]".to_owned()),
+            WaitFrame::LoopBusy => {
+                (FrameKind::Blocked, "[awaiting, or its turn: its thread ran others]".to_owned())
+            }
             WaitFrame::NobodyKnown => {
                 (FrameKind::Marker, "[no thread is known to have worked for it]".to_owned())
             }

@@ -61,6 +61,14 @@ struct Told {
     root: Root,
     user: CaughtStack,
     kernel: Vec<RawFrame>,
+    coroutine: Option<u64>,
+}
+
+impl Told {
+    /// `weight_ns` of the wait that `record` tells.
+    fn tally(&self, record: &WaitRecord<'_>, weight_ns: u64) -> Tally {
+        Tally { count: 1, weight_ns, at_ns: record.began_ns, coroutine: self.coroutine }
+    }
 }
 
 /// A thread's time, as counted and as told.
@@ -104,7 +112,11 @@ impl Waits {
         let key = (record.pid, record.tid);
         let user = CaughtStack::empty(stack.outcome, false);
         let user = capture.extend(user, stack.frames.iter().rev().copied());
-        let told = Told { sequence: record.sequence, root, user, kernel: stack.kernel };
+        let coroutine = match &record.part {
+            WaitPart::Whole(sample) | WaitPart::Opened(sample) => sample.coroutine,
+            WaitPart::More | WaitPart::Woken(_) => None,
+        };
+        let told = Told { sequence: record.sequence, root, user, kernel: stack.kernel, coroutine };
         if matches!(record.part, WaitPart::Opened(_)) {
             self.pending.entry(key).or_default().open = Some(told);
             return;
@@ -114,9 +126,9 @@ impl Waits {
         }
         self.end_gil(key, capture);
         if record.is_gil {
-            let wait = GilWait::new(told.root.clone(), record.tid, user);
+            let wait = GilWait::new(told.root.clone(), record.tid, user, coroutine);
             self.pending.entry(key).or_default().gil = Some((record.sequence, wait));
-            self.add_gil(record, &told.root, user, holder, capture);
+            self.add_gil(record, &told, holder, capture);
         } else {
             self.add_told(record, &told, capture);
         }
@@ -139,8 +151,10 @@ impl Waits {
             return self.add_told(record, &told, capture);
         }
         if let Some((_, wait)) = pending.gil.as_ref().filter(|(sequence, _)| *sequence == record.sequence) {
-            let (root, user) = (wait.root.clone(), wait.user);
-            self.add_gil(record, &root, user, holder, capture);
+            let GilWait { user, coroutine, .. } = *wait;
+            let root = wait.root.clone();
+            let told = Told { sequence: record.sequence, root, user, kernel: Vec::new(), coroutine };
+            self.add_gil(record, &told, holder, capture);
         }
     }
 
@@ -159,8 +173,7 @@ impl Waits {
         for (state, stack, ns) in
             [(ThreadState::Queued, queue, record.queue_ns), (state, blocked, record.blocked_ns)]
         {
-            let tally = Tally { count: 1, weight_ns: part(ns), at_ns: record.began_ns };
-            capture.add_share(&told.root, stack, state, tally);
+            capture.add_share(&told.root, stack, state, told.tally(record, part(ns)));
         }
         let sampled = &mut self.sums_of(record).sampled;
         *sampled.entry((ThreadState::Queued, queue)).or_default() += part(record.queue_ns);
@@ -178,24 +191,23 @@ impl Waits {
     }
 
     fn add_told(&mut self, record: &WaitRecord<'_>, told: &Told, capture: &mut Capture) {
-        self.add_queue(record, &told.root, told.user, capture);
+        self.add_queue(record, told, capture);
         if record.blocked_ns == 0 {
             return;
         }
         let frames = self.blocked_frames(record, told);
         let stack = capture.extend(told.user, frames.into_iter());
-        let tally = Tally { count: 1, weight_ns: record.blocked_ns, at_ns: record.began_ns };
+        let tally = told.tally(record, record.blocked_ns);
         capture.add(&told.root, stack, ThreadState::Blocked, tally);
         self.sums_of(record).told_blocked_ns += record.blocked_ns;
     }
 
-    fn add_queue(&mut self, record: &WaitRecord<'_>, root: &Root, user: CaughtStack, capture: &mut Capture) {
+    fn add_queue(&mut self, record: &WaitRecord<'_>, told: &Told, capture: &mut Capture) {
         if record.queue_ns == 0 {
             return;
         }
-        let stack = capture.extend(user, std::iter::once(RawFrame::Wait(WaitFrame::Queue)));
-        let tally = Tally { count: 1, weight_ns: record.queue_ns, at_ns: record.began_ns };
-        capture.add(root, stack, ThreadState::Queued, tally);
+        let stack = capture.extend(told.user, std::iter::once(RawFrame::Wait(WaitFrame::Queue)));
+        capture.add(&told.root, stack, ThreadState::Queued, told.tally(record, record.queue_ns));
         self.sums_of(record).told_queue_ns += record.queue_ns;
     }
 
@@ -203,12 +215,11 @@ impl Waits {
     fn add_gil(
         &mut self,
         record: &WaitRecord<'_>,
-        root: &Root,
-        user: CaughtStack,
+        told: &Told,
         holder: Option<RawFrame>,
         capture: &mut Capture,
     ) {
-        self.add_queue(record, root, user, capture);
+        self.add_queue(record, told, capture);
         let sums = self.sums_of(record);
         sums.told_blocked_ns += record.blocked_ns;
         sums.times.gil_ns += record.blocked_ns;
@@ -433,7 +444,7 @@ fn spread(stacks: &Stacks, wanted: u64, sums: &mut Sums, capture: &mut Capture) 
     let Some(shares) = shares(&weights, wanted) else { return false };
     let root = root_of(&sums.times);
     for ((state, stack), weight_ns) in stacks.keys().zip(shares) {
-        capture.add(&root, *stack, *state, Tally { count: 0, weight_ns, at_ns: 0 });
+        capture.add(&root, *stack, *state, Tally { weight_ns, ..Tally::default() });
         if *state == ThreadState::Gil {
             sums.times.gil_ns += weight_ns;
         }
@@ -485,7 +496,7 @@ fn add_bare(
     }
     let stack = CaughtStack::empty(crate::model::Outcome::Complete, false);
     let stack = capture.extend(stack, frames.into_iter());
-    capture.add(&root, stack, state, Tally { count: count.max(1), weight_ns, at_ns: 0 });
+    capture.add(&root, stack, state, Tally { count: count.max(1), weight_ns, ..Tally::default() });
 }
 
 /// Whether the thread that ran ended the wait, not what interrupted it. What is sent to this very machine arrives in a

@@ -101,6 +101,9 @@ fn identity(request: &Request, policy: &str) -> String {
     }
     match request.binding {
         Binding::Thread => {}
+        Binding::Coroutine => {
+            text.push_str("  its coroutine shared a thread: what that ran for is by its samples\n")
+        }
         Binding::SharedThread => text.push_str("  its thread served others too: their time is in here\n"),
         Binding::Unknown => text.push_str("  no thread is known to have worked for it\n"),
     }

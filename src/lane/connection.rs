@@ -48,6 +48,7 @@ pub struct Connection {
     incoming: Incoming,
     outgoing: Outgoing,
     pending: VecDeque<Pending>,
+    has_all_input: bool,
     /// How often what followed a request or an answer was not understood; each time the requests that
     /// waited ended as `Unset`.
     pub lost_sync: u64,
@@ -65,6 +66,7 @@ impl Connection {
             incoming: Incoming::default(),
             outgoing: Outgoing::default(),
             pending: VecDeque::new(),
+            has_all_input: false,
             lost_sync: 0,
         }
     }
@@ -74,8 +76,7 @@ impl Connection {
         self.mode != Mode::GivenUp
     }
 
-    /// Memory held beyond the value itself, in bytes: at most 96 KiB, as what is kept may have twice its
-    /// size reserved while it grows.
+    /// Bytes held beyond the value itself: at most 96 KiB, as what is kept may have twice its size reserved while it grows.
     pub fn held_bytes(&self) -> usize {
         self.incoming.capacity()
             + self.outgoing.capacity()
@@ -84,20 +85,13 @@ impl Connection {
                 * size_of::<&dyn Extractor>()
     }
 
-    /// Takes the next segment and adds to `events` what it tells. Segments come in the order of the
-    /// stream in each direction, and by time. Takes time linear in the bytes copied, and a dozen looks at
-    /// most at each request's beginning.
+    /// Takes the next segment and adds to `events` what it tells. Segments come in the order of the stream in each
+    /// direction, and by time. Takes time linear in the bytes copied, and a dozen looks at most at each beginning.
     pub fn feed(&mut self, segment: &Segment<'_>, events: &mut Vec<LaneEvent>) {
-        if self.mode == Mode::GivenUp {
+        if self.mode == Mode::GivenUp || segment.length == 0 {
             return;
         }
         let moment = segment.moment();
-        if segment.length == 0 {
-            if segment.direction == Direction::Received {
-                self.end_all(moment, "client_disconnected", false, events);
-            }
-            return;
-        }
         if self.mode == Mode::Searching {
             self.search(segment, events);
         }
@@ -114,7 +108,13 @@ impl Connection {
     /// send; other requests without a whole answer end as errors now.
     pub fn close(&mut self, time_ns: u64, events: &mut Vec<LaneEvent>) {
         let tid = self.last.map_or(0, |(_, moment)| moment.tid);
-        self.end_all(Moment { time_ns, tid }, "connection_closed", true, events);
+        let reason = if self.has_all_input { "client_disconnected" } else { "connection_closed" };
+        self.end_all(Moment { time_ns, tid }, reason, events);
+    }
+
+    /// The client will send no more. Whether it has gone or waits is known when it is answered, or the socket is closed.
+    pub fn end_input(&mut self) {
+        self.has_all_input = true;
     }
 
     /// Follows from this segment on, if it begins a request, or an answer before any request was seen.
@@ -264,10 +264,10 @@ impl Connection {
     }
 
     /// The connection is over: ends what waits, an answer that may be whole with its last send.
-    fn end_all(&mut self, moment: Moment, reason: &str, is_own_end: bool, events: &mut Vec<LaneEvent>) {
+    fn end_all(&mut self, moment: Moment, reason: &str, events: &mut Vec<LaneEvent>) {
         let is_method_unknown = self.pending.front().is_some_and(|pending| pending.method.is_none());
         let may_be_whole = self.outgoing.ends_by_turn()
-            || (is_own_end && self.outgoing.ends_by_close())
+            || self.outgoing.ends_by_close()
             || (is_method_unknown && self.outgoing.has_head_alone());
         if let Some(last) = self.outgoing.last().filter(|_| may_be_whole) {
             self.conclude(last, events);
@@ -480,16 +480,17 @@ mod tests {
         assert_eq!(wire.known(1)["error.type"], "connection_closed");
     }
 
-    /// A client that goes before the answer is whole leaves an error behind.
+    /// A client that sends no more may still be answered; one that is not has gone, which is an error.
     #[test]
     fn client_that_vanishes_is_an_error() {
         let mut wire = Wire::new();
-        wire.received(GET).received("").sent(OK).close();
+        wire.received(GET).connection.end_input();
+        wire.close();
         assert_eq!(wire.ends(), [end(0, 1, 2, Error, "")]);
         assert_eq!(wire.known(0)["error.type"], "client_disconnected");
-        let mut wire = Wire::new();
-        wire.received(GET).sent(OK).received("").close();
-        assert_eq!(wire.ends(), [end(0, 1, 2, Fine, "200")]);
+        wire.received(GET).connection.end_input();
+        wire.sent(OK).close();
+        assert_eq!(wire.ends()[1], end(1, 3, 4, Fine, "200"));
     }
 
     /// Bytes of a body that were not copied are counted: sendfile copies none.

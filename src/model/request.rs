@@ -30,6 +30,9 @@ pub enum RequestStatus {
 pub enum Binding {
     /// That of the threads that worked for it and, meanwhile, for no other.
     Thread,
+    /// That of the coroutine that answered it, on a thread that runs others, too. What that ran for is in proportion to
+    /// its samples; while it did not run it awaited something, or its turn.
+    Coroutine,
     /// Its thread served several requests at once: what it did in that time may belong to any of them.
     SharedThread,
     /// No thread is known to have worked for it.

@@ -160,7 +160,8 @@ fn describe(layout: &Layout) -> Option<TablePython> {
     } else {
         layout.code_qualified_name
     };
-    let in_code = [layout.code_first_line, named, layout.code_file_name, layout.code_line_table];
+    let in_code =
+        [layout.code_first_line, layout.code_flags, named, layout.code_file_name, layout.code_line_table];
     let owner = or_zero(layout.frame_owner);
     Some(TablePython {
         runtime_interpreters_head: required(layout.runtime_interpreters_head)?,
@@ -183,6 +184,7 @@ fn describe(layout: &Layout) -> Option<TablePython> {
         frame_owner: short(owner).filter(|owner| *owner < PYTHON_FRAME_BYTES)?,
         code_bytes: block(&in_code, PYTHON_CODE_BYTES)?,
         code_first_line: short(layout.code_first_line)?,
+        code_flags: short(layout.code_flags)?,
         code_name: short(named)?,
         code_file_name: short(layout.code_file_name)?,
         code_line_table: short(layout.code_line_table)?,

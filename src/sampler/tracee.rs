@@ -205,6 +205,7 @@ impl Caught {
             period: 0,
             thread_pointer: part.map_or(0, |_| at.thread_pointer),
             task: None,
+            coroutine: None,
             generation: at.generation,
             outcome: outcome as u8,
             python_outcome: part.map_or(0, |part| part.walk.outcome as u8),

@@ -6,7 +6,8 @@ use super::name;
 use crate::model::{Attributes, Binding, Request, RequestStatus};
 
 const STATUSES: [RequestStatus; 3] = [RequestStatus::Ok, RequestStatus::Error, RequestStatus::Unset];
-const BINDINGS: [Binding; 3] = [Binding::Thread, Binding::SharedThread, Binding::Unknown];
+/// What is stored is the place in this list.
+const BINDINGS: [Binding; 4] = [Binding::Thread, Binding::SharedThread, Binding::Unknown, Binding::Coroutine];
 
 /// What [`read`] reads, in its order.
 pub(super) const COLUMNS: &str = "id, request_id, name, process, pid, tid, began_unix_ns, duration_ns, run_ns, \

@@ -23,7 +23,7 @@ pub const CODE_FILE_BYTES: usize = 512;
 /// Set in the `task` of a sample whose task has a number only.
 pub const TASK_NUMBERED: u64 = 1 << 63;
 /// Number of `counters`.
-pub const COUNTER_COUNT: usize = 11;
+pub const COUNTER_COUNT: usize = 13;
 
 /// `enum counter`: what the kernel side counts, summed over CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +50,10 @@ pub struct Counters {
     pub lane_lost: u64,
     /// Times that a thread came to a CPU or left it unseen.
     pub switches_mended: u64,
+    /// Connections to targets that began with TLS.
+    pub tls: u64,
+    /// Connections to targets that began with HTTP/2.
+    pub http2: u64,
 }
 
 impl Counters {
@@ -68,6 +72,8 @@ impl Counters {
             threads_lost,
             lane_lost,
             switches_mended,
+            tls,
+            http2,
         ] = values;
         Self {
             samples,
@@ -81,6 +87,8 @@ impl Counters {
             threads_lost,
             lane_lost,
             switches_mended,
+            tls,
+            http2,
         }
     }
 }
@@ -207,10 +215,11 @@ pub struct TablePython {
     pub bytes_size: u16,
     pub bytes_data: u16,
     pub task_name: u16,
+    pub code_flags: u16,
     pub text_kind_shift: u8,
     pub form: u8,
     pub shim_owner: u8,
-    pub padding: [u8; 5],
+    pub padding: [u8; 3],
 }
 
 /// A birth, new program or death of a process.
@@ -270,6 +279,8 @@ pub struct SampleRecord<'a> {
     pub thread_pointer: u64,
     /// The asyncio task that it ran; with [`TASK_NUMBERED`] the N of its name Task-N, else told by [`Record::Task`].
     pub task: Option<u64>,
+    /// Address of the frame of the outermost coroutine that it ran, which names it for as long as that lives.
+    pub coroutine: Option<u64>,
     /// State of the process's mappings that the walk used.
     pub generation: u32,
     /// Number in `outcomes.def`.
@@ -362,7 +373,7 @@ impl<'a> SampleRecord<'a> {
     pub(super) fn parse(time_ns: u64, pid: u32, mut rest: &'a [u8]) -> Option<Self> {
         let period = take_u64(&mut rest)?;
         let thread_pointer = take_u64(&mut rest)?;
-        let task = take_u64(&mut rest)?;
+        let (task, coroutine) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
         let tid = take_u32(&mut rest)?;
         let generation = take_u32(&mut rest)?;
         let python_instance = take_u32(&mut rest)?;
@@ -382,6 +393,7 @@ impl<'a> SampleRecord<'a> {
             period,
             thread_pointer,
             task: (task != 0).then_some(task),
+            coroutine: (coroutine != 0).then_some(coroutine),
             generation,
             outcome,
             python_outcome,
@@ -532,6 +544,7 @@ mod tests {
         bytes.extend(1000u64.to_ne_bytes());
         bytes.extend(11u64.to_ne_bytes());
         bytes.extend(0u64.to_ne_bytes());
+        bytes.extend(0x7000u64.to_ne_bytes());
         bytes.extend(42u32.to_ne_bytes());
         bytes.extend(3u32.to_ne_bytes());
         bytes.extend(9u32.to_ne_bytes());
@@ -541,13 +554,14 @@ mod tests {
         bytes.extend([5, 1, 2, 0, 0, 0]);
         bytes.extend(*b"thread\0\0\0\0\0\0\0\0\0\0");
         bytes.extend(*b"process\0\0\0\0\0\0\0\0\0");
-        assert_eq!(bytes.len(), 96);
+        assert_eq!(bytes.len(), 104);
         for frame in [0xffff_ffff_8100_0000u64, 0x1000, 0x2000, 1 << 63 | 0x3000, 7 << 32 | 24] {
             bytes.extend(frame.to_ne_bytes());
         }
         let Ok(Record::Sample(sample)) = Record::parse(&bytes) else { panic!("not a sample") };
         assert_eq!((sample.time_ns, sample.pid, sample.tid, sample.period), (7, 41, 42, 1000));
         assert_eq!((sample.generation, sample.outcome), (3, 5));
+        assert_eq!((sample.task, sample.coroutine), (None, Some(0x7000)));
         assert_eq!((sample.python_instance, sample.python_outcome, sample.holds_gil), (9, 1, true));
         assert_eq!(sample.kernel_frames().collect::<Vec<_>>(), [0xffff_ffff_8100_0000]);
         assert_eq!(sample.user_frames().collect::<Vec<_>>(), [0x1000, 0x2000]);

@@ -30,7 +30,9 @@ pub struct LaneRecord<'a> {
 pub enum LanePart<'a> {
     /// Bytes moved.
     Transfer(Transfer<'a>),
-    /// The socket was shut down, or its other end has.
+    /// Nothing more will be received; what is asked may still be answered.
+    EndOfInput,
+    /// The socket was shut down.
     HangUp,
 }
 
@@ -53,9 +55,12 @@ pub struct Transfer<'a> {
     pub client: Option<SocketAddr>,
     /// What the thread had done by then.
     pub sums: ThreadSums,
+    /// Of what is sent, of threads that were sampled in one: as in a sample, the outermost coroutine that ran.
+    pub coroutine: Option<u64>,
 }
 
-/// `LANE_SENT` of `shared.h`.
+/// `LANE_RECEIVED` and `LANE_SENT` of `shared.h`.
+const RECEIVED: u8 = 1;
 const SENT: u8 = 2;
 
 impl<'a> LaneRecord<'a> {
@@ -72,6 +77,7 @@ impl<'a> LaneRecord<'a> {
             short_queue_ns: word()?,
             short_blocked_ns: word()?,
         };
+        let coroutine = Some(word()?).filter(|address| *address != 0);
         let address: [u8; 16] = take(&mut rest, 16)?.try_into().ok()?;
         let tid = take_u32(&mut rest)?;
         let (port, family) = (take_u16(&mut rest)?, take_u16(&mut rest)?);
@@ -84,7 +90,18 @@ impl<'a> LaneRecord<'a> {
         let client = address_of(family, address).map(|address| SocketAddr::new(address, port));
         let is_sent = direction == SENT;
         let part = match kind {
-            11 => LanePart::Transfer(Transfer { tid, comm, is_sent, length, head, tail, client, sums }),
+            11 => LanePart::Transfer(Transfer {
+                tid,
+                comm,
+                is_sent,
+                length,
+                head,
+                tail,
+                client,
+                sums,
+                coroutine,
+            }),
+            _ if direction == RECEIVED => LanePart::EndOfInput,
             _ => LanePart::HangUp,
         };
         Some(Self { time_ns, pid, socket, part })
@@ -109,25 +126,26 @@ mod tests {
     fn lane_record_decodes_as_laid_out() {
         let words =
             |values: &[u64]| -> Vec<u8> { values.iter().flat_map(|word| word.to_ne_bytes()).collect() };
-        let mut bytes = words(&[9, 11 << 32 | 41, 77, 300, 1, 2, 3, 4, 5, 6, 7]);
+        let mut bytes = words(&[9, 11 << 32 | 41, 77, 300, 1, 2, 3, 4, 5, 6, 7, 0x7000]);
         bytes.extend([127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         bytes.extend(42u32.to_ne_bytes());
         bytes.extend([8080u16, 2, 5].map(u16::to_ne_bytes).concat());
         bytes.extend([2, 4, 0, 0, 0, 0]);
         bytes.extend(*b"tail\0\0\0\0thread\0\0\0\0\0\0\0\0\0\0");
-        assert_eq!(bytes.len(), 144);
+        assert_eq!(bytes.len(), 152);
         bytes.extend(*b"HTTP/and room");
         let Ok(Record::Lane(record)) = Record::parse(&bytes) else { panic!("not of a lane") };
         assert_eq!((record.time_ns, record.pid, record.socket), (9, 41, 77));
         let LanePart::Transfer(transfer) = record.part else { panic!("{record:?}") };
         assert_eq!((transfer.tid, transfer.length, transfer.is_sent), (42, 300, true));
         assert_eq!((transfer.head, transfer.tail), (&b"HTTP/"[..], &b"tail"[..]));
+        assert_eq!(transfer.coroutine, Some(0x7000));
         assert_eq!(transfer.client, "127.0.0.1:8080".parse().ok());
         assert_eq!(
             (transfer.sums.run_ns, transfer.sums.blocked_ns, transfer.sums.short_blocked_ns),
             (1, 3, 7)
         );
-        for cut in 0..149 {
+        for cut in 0..157 {
             assert!(Record::parse(&bytes[..cut]).is_err(), "{cut}");
         }
     }

@@ -237,11 +237,22 @@ pub struct ThreadRecord {
     pub thread_pointer: u64,
     /// How often it has left a CPU in its life.
     pub switches: u64,
+    /// How it came to be, if that was seen.
+    pub birth: Option<Birth>,
     /// Its name, zero padded.
     pub thread_comm: [u8; COMM_BYTES],
     /// Its main thread's name, zero padded.
     pub process_comm: [u8; COMM_BYTES],
     kernel_count: u32,
+}
+
+/// How a thread came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// The thread that made it.
+    pub parent_tid: u32,
+    /// When, `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
 }
 
 /// Waits, summed.
@@ -272,11 +283,11 @@ impl ThreadRecord {
             3 => Some(Scheduled::Blocked),
             _ => None,
         };
-        let _padding = take_u32(rest)?;
+        let parent_tid = take_u32(rest)?;
         let call = number(take_u32(rest)?);
         let argument = take_u64(rest)?;
         let thread_pointer = take_u64(rest)?;
-        let switches = take_u64(rest)?;
+        let (switches, born_ns) = (take_u64(rest)?, take_u64(rest)?);
         let kernel_count = take_u32(rest)?;
         let flags = *take(rest, 4)?.first()?;
         Some(Self {
@@ -297,6 +308,7 @@ impl ThreadRecord {
             is_gil: flags & WAIT_GIL != 0,
             thread_pointer,
             switches,
+            birth: (parent_tid != 0).then_some(Birth { parent_tid, time_ns: born_ns }),
             thread_comm: take(rest, COMM_BYTES)?.try_into().ok()?,
             process_comm: take(rest, COMM_BYTES)?.try_into().ok()?,
             kernel_count,
@@ -395,7 +407,7 @@ mod tests {
         bytes.extend(*b"waker\0\0\0\0\0\0\0\0\0\0\0");
         assert_eq!(bytes.len(), 168);
         let stack = bytes.len();
-        bytes.extend(words(&[9, pair(41, 1), 0, 0, 0, pair(42, 3), pair(0, 1 << 16), 0]));
+        bytes.extend(words(&[9, pair(41, 1), 0, 0, 0, 0, pair(42, 3), pair(0, 1 << 16), 0]));
         bytes.extend([0; 32]);
         bytes.extend(words(&[0x1000]));
         let Ok(Record::Wait(wait)) = Record::parse(&bytes) else { panic!("not a wait") };
@@ -429,14 +441,15 @@ mod tests {
                 words(&[90, pair(41, 10), 1, 2, 3, 4, 5, 14, 15, 6, 7, 8, 9, pair(10, 16), pair(11, tid)]);
             bytes.extend(words(&[
                 pair(12, 3),
-                pair(0, u32::MAX),
+                pair(18, u32::MAX),
                 13,
                 0xf5,
                 17,
+                19,
                 pair(kernel.len() as u32, 2),
             ]));
             bytes.extend(*b"thread\0\0\0\0\0\0\0\0\0\0process\0\0\0\0\0\0\0\0\0");
-            assert_eq!(bytes.len(), 200);
+            assert_eq!(bytes.len(), 208);
             bytes.extend(words(&(100..121).collect::<Vec<u64>>()));
             bytes.extend(words(kernel));
             bytes
@@ -451,6 +464,7 @@ mod tests {
         assert_eq!(record.open, WaitSums { count: 0, queue_ns: 8, blocked_ns: 9 });
         assert_eq!((record.open_sequence, record.scheduled), (Some(12), Some(Scheduled::Blocked)));
         assert_eq!((record.call, record.argument, record.is_gil, record.switches), (None, 13, true, 17));
+        assert_eq!(record.birth, Some(Birth { parent_tid: 18, time_ns: 19 }));
         assert_eq!((registers.general[7], registers.pc, registers.fs_base), (119, 116, 0xf5));
         assert_eq!((registers.general[3], registers.general[15], registers.code_segment), (105, 100, 117));
         assert_eq!((&kernel[..], accounts[1].record.tid, accounts.len()), (&[7, 8][..], 43, 2));

@@ -1,6 +1,7 @@
 //! Requests that are told apart, named and judged: which of them are kept is decided when they end. Pure.
 
 mod hash;
+pub mod lives;
 pub mod name;
 pub mod policy;
 pub mod timeline;

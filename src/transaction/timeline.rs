@@ -27,6 +27,8 @@ pub struct Moment<S> {
     pub measure: Measure,
     /// Its stack.
     pub stack: S,
+    /// The outermost coroutine that ran there, named by an address that others get when it is gone.
+    pub coroutine: Option<u64>,
     /// How many there were.
     pub count: u64,
     /// How much.
@@ -108,7 +110,8 @@ mod tests {
     use super::*;
 
     fn moment(at_ns: u64, stack: u32) -> Moment<u32> {
-        Moment { at_ns, state: ThreadState::Running, measure: Measure::Tick, stack, count: 1, weight: 1 }
+        let (state, measure) = (ThreadState::Running, Measure::Tick);
+        Moment { at_ns, state, measure, stack, coroutine: None, count: 1, weight: 1 }
     }
 
     fn stacks(timeline: &Timeline<u32>, tid: u32, from_ns: u64, to_ns: u64) -> Vec<u32> {

@@ -10,7 +10,8 @@
 //! A request belongs to the thread that writes its answer. Where that has read it, too, the span begins with its first
 //! byte; else with the end of the wait in which the responder was when that byte came, or with the end of its answer
 //! to the request before, or, where that was earlier and no wait since then was long enough to be told, with that
-//! byte. Threads that answer several requests at once are said to be shared.
+//! byte. Threads that answer several requests at once are said to be shared; where the answer was written by a coroutine
+//! of such a thread, the request has that coroutine's time, and no other one's.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -27,6 +28,8 @@ pub struct Act {
     pub tid: u32,
     /// What the thread had done by then.
     pub sums: ThreadSums,
+    /// The outermost coroutine that wrote, named by an address that others get when it is gone.
+    pub coroutine: Option<u64>,
 }
 
 /// The end of a thread's wait.
@@ -60,6 +63,31 @@ pub struct InFlight {
     pub is_partial: bool,
     /// Its reader has read another one meanwhile.
     is_shared: bool,
+    /// Which coroutine wrote what one wrote of its answer.
+    writer: Writer,
+    /// The end of the request before it on its connection, if it came before that.
+    waited_for: Option<Act>,
+}
+
+/// Of several parts of an answer, who wrote them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Writer {
+    /// No coroutine so far, or none that is known.
+    #[default]
+    Unknown,
+    One(u64),
+    Several,
+}
+
+impl Writer {
+    fn and(self, coroutine: Option<u64>) -> Self {
+        match (self, coroutine) {
+            (writer, None) => writer,
+            (Self::Unknown, Some(coroutine)) => Self::One(coroutine),
+            (Self::One(known), Some(coroutine)) if known == coroutine => self,
+            (_, Some(_)) => Self::Several,
+        }
+    }
 }
 
 /// The time of one thread for a request.
@@ -73,6 +101,8 @@ pub struct Span {
     pub to_ns: u64,
     /// What it did in between.
     pub sums: ThreadSums,
+    /// Of its time, only what this one had.
+    pub coroutine: Option<u64>,
 }
 
 /// A request that ended.
@@ -167,6 +197,7 @@ impl Tracker {
     pub fn write(&mut self, key: RequestKey, act: Act) {
         if let Some(request) = self.requests.get_mut(&key) {
             request.written = Some(act);
+            request.writer = request.writer.and(act.coroutine);
         }
     }
 
@@ -217,6 +248,10 @@ impl Tracker {
             let worker = self.worker(&last);
             worker.answered = Some(last);
             worker.resumed.clear();
+            let next = RequestKey { number: key.number + 1, ..key };
+            if let Some(next) = self.requests.get_mut(&next) {
+                next.waited_for = Some(last);
+            }
         }
         let (span, binding) = bound;
         let mut known = request.attributes;
@@ -239,11 +274,18 @@ impl Tracker {
         let began = request.began;
         let span = |from: Act| {
             let sums = last.sums.since(&from.sums);
-            Span { tid: last.tid, from_ns: from.time_ns, to_ns: last.time_ns, sums }
+            Span { tid: last.tid, from_ns: from.time_ns, to_ns: last.time_ns, sums, coroutine: None }
         };
         if last.tid == began.tid {
-            let binding = if request.is_shared { Binding::SharedThread } else { Binding::Thread };
-            return (Some(span(began)), binding);
+            return match (request.is_shared, request.writer) {
+                (false, _) => (Some(span(began)), Binding::Thread),
+                // A connection's coroutine may have answered an earlier request when this one came.
+                (true, Writer::One(coroutine)) => {
+                    let from = request.waited_for.filter(|act| act.tid == last.tid).unwrap_or(began);
+                    (Some(Span { coroutine: Some(coroutine), ..span(from) }), Binding::Coroutine)
+                }
+                (true, _) => (Some(span(began)), Binding::SharedThread),
+            };
         }
         let worker = self.workers.get(&last.tid);
         let came_in_it =
@@ -298,7 +340,7 @@ mod tests {
     fn act(tid: u32, time_ns: u64) -> Act {
         let sums =
             ThreadSums { run_ns: time_ns / 2, blocked_ns: time_ns - time_ns / 2, ..ThreadSums::default() };
-        Act { time_ns, pid: 1, tid, sums }
+        Act { time_ns, pid: 1, tid, sums, coroutine: None }
     }
 
     fn end(tracker: &mut Tracker, socket: u64) -> Finished {
@@ -314,7 +356,7 @@ mod tests {
         tracker.write(key(1), act(5, 200));
         let finished = end(&mut tracker, 1);
         let sums = ThreadSums { run_ns: 50, blocked_ns: 50, ..ThreadSums::default() };
-        assert_eq!(finished.span, Some(Span { tid: 5, from_ns: 100, to_ns: 200, sums }));
+        assert_eq!(finished.span, Some(Span { tid: 5, from_ns: 100, to_ns: 200, sums, coroutine: None }));
         assert_eq!((finished.binding, finished.began_ns, finished.ended_ns), (Binding::Thread, 100, 200));
         assert_eq!((tracker.in_flight_of(1), tracker.busy().count()), (0, 0));
     }
@@ -333,6 +375,36 @@ mod tests {
         tracker.begin(key(3), act(5, 200), false);
         tracker.write(key(3), act(5, 210));
         assert_eq!(end(&mut tracker, 3).binding, Binding::Thread);
+    }
+
+    /// What a coroutine of a shared thread answered has its time alone, from the request's first byte, or from the end
+    /// of the answer before on that connection; what two wrote is nobody's, and alone a request has the thread.
+    #[test]
+    fn coroutine_of_a_shared_thread_is_bound() {
+        let mut tracker = Tracker::default();
+        let by = |coroutine, time_ns| Act { coroutine, ..act(5, time_ns) };
+        let second = RequestKey { number: 2, ..key(1) };
+        for (key, time_ns) in [(key(1), 100), (key(2), 101), (second, 102), (key(3), 103)] {
+            tracker.begin(key, act(5, time_ns), false);
+        }
+        let mut span = |key, acts: &[Act]| {
+            acts.iter().for_each(|act| tracker.write(key, *act));
+            let finished =
+                tracker.end(key, 1 << 40, RequestStatus::Ok, Attributes::new()).expect("it was in flight");
+            let span = finished.span.expect("its thread is known");
+            (finished.binding, span.coroutine, span.from_ns, span.to_ns)
+        };
+        let written = [by(Some(7), 150), by(None, 160)];
+        assert_eq!(span(key(1), &written), (Binding::Coroutine, Some(7), 100, 160));
+        assert_eq!(span(second, &[by(Some(7), 170)]), (Binding::Coroutine, Some(7), 160, 170));
+        assert_eq!(
+            span(key(2), &[by(Some(8), 180), by(Some(9), 190)]),
+            (Binding::SharedThread, None, 101, 190)
+        );
+        assert_eq!(span(key(3), &[by(None, 200)]), (Binding::SharedThread, None, 103, 200));
+        tracker.begin(key(4), act(5, 210), false);
+        tracker.write(key(4), by(Some(7), 220));
+        assert_eq!(end(&mut tracker, 4).binding, Binding::Thread);
     }
 
     /// One thread reads, another answers: from the end of the wait in which it was when the request came; a second

@@ -294,6 +294,8 @@ fn layout(bytes: &[u8], words: &Words) -> Result<Layout, Refused> {
         frame_owner: bounded("frame_owner", words.frame_owner, 1, RECORD_LIMIT)?,
         shim_owner: SHIM_OWNER,
         code_first_line: bounded("code_first_line", words.code_first_line, 4, RECORD_LIMIT)?,
+        // `_PyCode_DEF` in `Include/cpython/code.h`, the same since 3.11; the check at attach compares it.
+        code_flags: 48,
         code_name: record("code_name", words.code_name)?,
         code_qualified_name: record("code_qualified_name", words.code_qualified_name)?,
         code_file_name: record("code_file_name", words.code_file_name)?,

@@ -77,6 +77,8 @@ pub struct Layout {
     pub shim_owner: u32,
     /// `co_firstlineno`, an `int`.
     pub code_first_line: u32,
+    /// `co_flags`, an `int`: tells the code of coroutines.
+    pub code_flags: u32,
     /// `co_name`, a `str`.
     pub code_name: u32,
     /// `co_qualname`, from 3.11.
@@ -154,6 +156,7 @@ const PYTHON_3_7_4: Layout = Layout {
     frame_owner: Layout::ABSENT,
     shim_owner: Layout::ABSENT,
     code_first_line: 36,
+    code_flags: 32,
     code_name: 104,
     code_qualified_name: Layout::ABSENT,
     code_file_name: 96,
@@ -179,6 +182,7 @@ const PYTHON_3_8: Layout = Layout {
     runtime_interpreters_head: 32,
     runtime_tstate_current: 1368,
     code_first_line: 40,
+    code_flags: 36,
     code_name: 112,
     code_file_name: 104,
     code_line_table: 120,
@@ -208,6 +212,7 @@ const PYTHON_3_11: Layout = Layout {
     frame_instruction: 56,
     frame_owner: 68,
     code_first_line: 72,
+    code_flags: 48,
     code_name: 120,
     code_qualified_name: 128,
     code_file_name: 112,

@@ -102,6 +102,7 @@ impl SelfCheck<'_> {
             ("text_compact", layout.text_compact, text_size.checked_sub(8)),
             // Up to 3.10 the instructions are an object of their own.
             ("code_instructions", layout.code_instructions, Some(code_size)),
+            ("code_flags", layout.code_flags, told(&members, "co_flags")),
         ];
         let line_tables = ["co_linetable", "co_lnotab"].iter().find_map(|name| told(&members, name));
         pairs.push(("code_line_table", layout.code_line_table, line_tables));

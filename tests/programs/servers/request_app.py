@@ -53,6 +53,23 @@ def work_burn(body):
     return "200 OK", [b"%d\n" % x]
 
 
+def help_burn():
+    work_burn(())
+
+
+def help_sleep():
+    time.sleep(3 * PAUSE)
+
+
+def work_threads(body):
+    helpers = [threading.Thread(target=help_burn), threading.Thread(target=help_sleep)]
+    for helper in helpers:
+        helper.start()
+    for helper in helpers:
+        helper.join()
+    return "200 OK", [b"helped\n"]
+
+
 def work_error(body):
     return "500 Internal Server Error", [b"failed\n"]
 
