@@ -8,11 +8,11 @@
 
 #include "gil.h"
 
-/* `wait_budget` stacks in 10 ms on one CPU are wanted: 1,000 a second cost one to two percent of a CPU. With more, the
+/* So many stacks in `wait_window_ns` on one CPU are wanted: 1,000 a second cost one to two percent of a CPU. With more, the
  * length from which on each wait has a stack is doubled until these suffice. Of those that are shorter, but not below
  * the threshold, each thread has one taken whenever they have lasted THIN_SHARE times as long together: a sample of
  * the time waited. */
-#define BUDGET_WINDOW_NS 10000000
+#define WAIT_BUDGET 10
 #define MAX_STACKS 40 /* in that time, even of waits that all are long */
 #define MAX_DOUBLINGS 8
 #define THIN_SHARE 8
@@ -39,8 +39,8 @@ static __always_inline struct budget *find_budget(__u64 now)
 {
 	__u32 zero = 0;
 	struct budget *budget = bpf_map_lookup_elem(&budgets, &zero);
-	if (budget && now - budget->window_ns > BUDGET_WINDOW_NS) {
-		if (budget->doublings && budget->taken < wait_budget / 2)
+	if (budget && now - budget->window_ns > wait_window_ns) {
+		if (budget->doublings && budget->taken < WAIT_BUDGET / 2)
 			budget->doublings--;
 		budget->window_ns = now;
 		budget->taken = 0;
@@ -80,7 +80,7 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 		budget->taken++;
 		return SAMPLE;
 	}
-	if (thread->flags & WAIT_TOLD || budget->taken++ < wait_budget)
+	if (thread->flags & WAIT_TOLD || budget->taken++ < WAIT_BUDGET)
 		return TAKE;
 	if (budget->doublings < MAX_DOUBLINGS) {
 		budget->doublings++;
@@ -94,7 +94,7 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 static __always_inline int may_tell_waker(struct thread *thread, __u64 waited_ns, int hands_over, __u64 now)
 {
 	struct budget *budget = find_budget(now);
-	if (!budget || budget->wakers >= 2 * wait_budget)
+	if (!budget || budget->wakers >= 2 * WAIT_BUDGET)
 		return 0;
 	if (waited_ns < threshold_ns(budget) && !(hands_over && is_sample(thread, budget, waited_ns)))
 		return 0;
@@ -106,7 +106,7 @@ static __always_inline int may_tell_waker(struct thread *thread, __u64 waited_ns
 static __always_inline int may_open(__u64 now)
 {
 	struct budget *budget = find_budget(now);
-	return budget && budget->taken < wait_budget && ++budget->taken;
+	return budget && budget->taken < WAIT_BUDGET && ++budget->taken;
 }
 
 #endif

@@ -331,7 +331,7 @@ impl Evidence {
             }
         }
         // A virtual machine's interrupts may come too late to ask a thread for its stack; the time is there.
-        if without.len() * 25 > slept {
+        if without.len() * 50 > slept {
             let cases = without.join("\n");
             self.blame("slept elsewhere", cases);
         }

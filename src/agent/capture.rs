@@ -57,6 +57,8 @@ pub enum WaitFrame {
     WokenByInterrupt,
     /// Waits that were too short for a stack.
     Short,
+    /// Waits of which only some have their stack taken, and here none had.
+    Unsampled,
     /// Waits whose stack could not be told.
     Bare,
     /// Running, but never sampled.

@@ -201,9 +201,10 @@ impl<'a> RequestProfile<'a> {
         ] {
             let mut rest_ns = wait_ns.saturating_sub(self.told_ns(states));
             let thin_ns = thin_ns.min(rest_ns);
-            if self.spread(states, thin_ns) {
-                rest_ns -= thin_ns;
+            if !self.spread(states, thin_ns) {
+                self.add_bare(WaitFrame::Unsampled, states[0], thin_ns);
             }
+            rest_ns -= thin_ns;
             let short_ns = short_ns.min(rest_ns);
             self.add_bare(WaitFrame::Short, states[0], short_ns);
             self.add_bare(WaitFrame::Bare, states[0], rest_ns - short_ns);

@@ -82,10 +82,11 @@ impl WaitNames {
             WaitFrame::WokenBy(id) => (FrameKind::Waker, format!("[woken by {}]", self.thread_text(id))),
             WaitFrame::WokenByInterrupt => (FrameKind::Waker, "[woken by an interrupt]".to_owned()),
             WaitFrame::Short => (FrameKind::Blocked, "[short waits]".to_owned()),
+            WaitFrame::Unsampled => (FrameKind::Blocked, "[waits of which none was sampled]".to_owned()),
             WaitFrame::Bare => (FrameKind::Blocked, "[waits without a stack]".to_owned()),
             WaitFrame::Forgotten => (FrameKind::Marker, "[stacks that found no room]".to_owned()),
             WaitFrame::HandedOver => (FrameKind::Blocked, "[waiting for a thread to take it]".to_owned()),
-            WaitFrame::WorkedBy(id) => (FrameKind::Blocked, format!("[{} worked]", self.thread_text(id))),
+            WaitFrame::WorkedBy(id) => (FrameKind::Waker, format!("[{} worked]", self.thread_text(id))),
             WaitFrame::LoopIdle => (FrameKind::Blocked, "[awaiting]".to_owned()),
             WaitFrame::LoopBusy => {
                 (FrameKind::Blocked, "[awaiting, or its turn: its thread ran others]".to_owned())

@@ -30,8 +30,8 @@ use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// Shorter waits have no stack, in nanoseconds.
 const MIN_WAIT_NS: u32 = 50_000;
-/// Stacks of waits in 10 ms on one CPU: 200 a second cost some 0.3 % of it.
-const WAIT_BUDGET: u32 = 2;
+/// Stacks of waits a second on one CPU: they cost some 0.3 % of it.
+const WAITS_PER_SECOND: u32 = 200;
 /// Oldest kernel with the tracepoints `sock_recv_length` and `sock_send_length` (include/trace/events/sock.h).
 #[cfg(feature = "bpf")]
 const OLDEST_KERNEL: (u32, u32) = (6, 3);
@@ -182,7 +182,11 @@ fn settings(config: &Config, follows: bool) -> SamplerSettings {
         watch_all: follows,
         kernel_frames: sampling.kernel,
         on_cpu: true,
-        off_cpu: Some(OffCpuSettings { min_wait_ns: MIN_WAIT_NS, budget: WAIT_BUDGET, wakers: false }),
+        off_cpu: Some(OffCpuSettings {
+            min_wait_ns: MIN_WAIT_NS,
+            stacks_per_second: WAITS_PER_SECOND,
+            wakers: false,
+        }),
         lane: Some(LaneSettings { base_share: (sampling.request_hz / sampling.hz).max(1) }),
         keep_samples: false,
     }

@@ -109,8 +109,8 @@ pub enum ModeChoice {
 
 /// A wait's stack costs some 5 µs, so even threads that do nothing but wait this long are slowed by less than a tenth.
 const MIN_WAIT_NS: u32 = 50_000;
-/// Stacks of waits in 10 ms on one CPU: 1,000 a second cost one to two percent of it.
-const WAIT_BUDGET: u32 = 10;
+/// Stacks of waits a second on one CPU: they cost one to two percent of it.
+const WAITS_PER_SECOND: u32 = 1000;
 
 /// What takes the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -225,7 +225,7 @@ fn off_cpu(
     if matches!(mode, ModeChoice::Wall | ModeChoice::OffCpu) {
         let min_wait_ns =
             min_wait.map_or(MIN_WAIT_NS, |wait| u32::try_from(wait.as_nanos()).unwrap_or(u32::MAX));
-        return Ok(Some(OffCpuSettings { min_wait_ns, budget: WAIT_BUDGET, wakers }));
+        return Ok(Some(OffCpuSettings { min_wait_ns, stacks_per_second: WAITS_PER_SECOND, wakers }));
     }
     match about_waits.iter().find(|(given, _)| *given) {
         Some((_, flag)) => Err(invalid(format!("`{flag}` is about waits, which this mode does not see"))
@@ -350,7 +350,9 @@ mod tests {
     #[test]
     fn waits_belong_to_their_modes() {
         let of = |line: &str| plan(line).map(|plan| plan.off_cpu);
-        let waits = |min_wait_ns, wakers| Some(OffCpuSettings { min_wait_ns, budget: WAIT_BUDGET, wakers });
+        let waits = |min_wait_ns, wakers| {
+            Some(OffCpuSettings { min_wait_ns, stacks_per_second: WAITS_PER_SECOND, wakers })
+        };
         assert_eq!(of("record -p 1 --mode wall").expect("valid"), waits(50_000, false));
         assert_eq!(
             of("record -p 1 --mode off-cpu --min-wait 4s --wakers").expect("valid"),

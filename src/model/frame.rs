@@ -24,7 +24,8 @@ pub enum FrameKind {
     RunQueue,
     /// Not a call: the thread waited here for the lock of its Python interpreter, and who held it.
     Gil,
-    /// Not a call: who ended the wait. What it did then follows towards the leaf.
+    /// Not a call: another thread, which ended the wait, or was made by the one that waits and worked meanwhile. What
+    /// it did follows towards the leaf.
     Waker,
 }
 

@@ -108,7 +108,7 @@ const LOOKS: [Look; 13] = {
         look(Frame(Blocked), 'b', "blocked", "not running", [(115, 128, 142); 2]),
         look(Frame(RunQueue), 'q', "waiting for a CPU", "not running", [(170, 86, 92); 2]),
         look(Frame(Gil), 'g', "waiting for the GIL", "not running", [(129, 88, 211); 2]),
-        look(Frame(Waker), 'w', "woken by", "ended the wait", [(78, 87, 255); 2]),
+        look(Frame(Waker), 'w', "another thread", "ended the wait, or worked meanwhile", [(78, 87, 255); 2]),
         look(NotShown, 'x', "not shown", "calls that this view leaves out", [(186, 186, 186); 2]),
         look(Root, 'r', "process, thread", "", [(214, 219, 233), (228, 231, 242)]),
     ]

@@ -320,7 +320,7 @@ fn write_settings(data: &mut [u8], settings: &BpfSettings, has_task_work: bool) 
         settings.ring_bytes / 4,
         settings.cpu_capacity,
         settings.off_cpu.map_or(0, |off_cpu| off_cpu.min_wait_ns),
-        settings.off_cpu.map_or(1, |off_cpu| off_cpu.budget.max(1)),
+        settings.off_cpu.map_or(1, |off_cpu| off_cpu.window_ns()),
         settings.lane.map_or(1, |lane| lane.base_share.max(1)),
     ];
     let switches = [

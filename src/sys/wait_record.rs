@@ -10,10 +10,19 @@ use crate::{Error, ErrorKind, Result};
 pub struct OffCpuSettings {
     /// Shorter waits have no stack, in nanoseconds.
     pub min_wait_ns: u32,
-    /// Stacks of waits in 10 ms on one CPU; with more, shorter waits have stacks by sample only.
-    pub budget: u32,
+    /// Stacks of waits a second on one CPU; with more, shorter waits have stacks by sample only.
+    pub stacks_per_second: u32,
     /// The stacks of those who end waits are told, not only of those who give up Python's lock.
     pub wakers: bool,
+}
+
+impl OffCpuSettings {
+    /// The time in which the kernel side wants `WAIT_BUDGET` of `budget.h`, at most a second.
+    #[cfg(feature = "bpf")]
+    pub(crate) fn window_ns(&self) -> u32 {
+        const WAIT_BUDGET: u32 = 10;
+        WAIT_BUDGET * (1_000_000_000 / self.stacks_per_second.max(WAIT_BUDGET))
+    }
 }
 
 /// What a [`WaitRecord`] tells.
