@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -53,6 +53,7 @@ fn wrong_targets_and_configurations_are_refused() {
     refused(&["-p", "0"], 2, "invalid value `0`", "`txprof agent --help`");
     refused(&["-p", "4194000"], 4, "no process 4194000", "");
     refused(&["--slow", "fast"], 2, "write 500ms", "`txprof agent --help`");
+    refused(&["--log-level", "loud"], 2, "invalid value `loud`", "`txprof agent --help`");
     refused(&["--config", &config], 2, "failed to read the configuration", "TOML file");
     for (text, error, hint) in [
         ("[agent]\nnames = [\"x\"\n", "line 2: unclosed array", "`]`"),
@@ -63,6 +64,7 @@ fn wrong_targets_and_configurations_are_refused() {
             "threshold_ms",
         ),
         ("[agent]\nlog = \"\"\n", "line 2: ", "leave the key out"),
+        ("[agent]\nlog_level = \"loud\"\n", "line 2: unknown variant `loud`", "`debug`"),
     ] {
         fs::write(&config, text).unwrap();
         refused(&["--config", &config], 2, error, hint);
@@ -96,6 +98,29 @@ fn places_that_cannot_be_used_are_refused() {
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
     let words = ["agent", "-p", &own_pid, "--store", shared.to_str().unwrap(), "--socket", &socket];
     assert_refused(&words, 3, "others than its owner may write", "chmod go-w");
+}
+
+/// Why the agent does not start comes to the journal as one line with its priority; that nobody can take it changes
+/// nothing else. What is the journal is told as systemd does.
+#[test]
+fn the_journal_is_told_why_the_agent_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |path: &Path| {
+        let file = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+        let metadata = file.metadata().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_txprof"));
+        command.arg("agent").env("JOURNAL_STREAM", format!("{}:{}", metadata.dev(), metadata.ino()));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        command.status().unwrap().code()
+    };
+    let journal = folder.path().join("journal");
+    assert_eq!(said(&journal), Some(2));
+    assert_eq!(
+        fs::read_to_string(&journal).unwrap(),
+        "<3>the agent does not start reason=\"no process to watch was given\" hint=\"give one with -p PID, --name \
+         NAME, --cgroup PATH or in the configuration\"\n"
+    );
+    assert_eq!(said(Path::new("/dev/full")), Some(2));
 }
 
 /// Without an agent, questions say that there is none and how to start one.
@@ -191,6 +216,7 @@ fn configurations_of_the_readme_are_read() {
     assert_eq!(written.transactions, default.transactions);
     assert_eq!(written.store, default.store);
     assert_eq!(written.agent.log, default.agent.log);
+    assert_eq!(written.agent.log_level, default.agent.log_level);
     let is_root = nix::unistd::geteuid().is_root();
     assert!(!is_root || written.agent.store == default_folder().ok(), "the README tells root's store");
     assert!(!is_root || written.agent.socket == default_socket().ok(), "the README tells root's socket");

@@ -151,6 +151,11 @@ fn own_name(what: &str) -> String {
     format!("{what}-{}", std::process::id() % 100_000)
 }
 
+/// Lines with levels that somebody must see.
+fn bad_lines(words: &str) -> Vec<&str> {
+    words.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect()
+}
+
 fn write(folder: &Path, name: &str, text: &str) -> String {
     let path = folder.join(name);
     std::fs::write(&path, text).expect("scratch directories are writable");
@@ -162,7 +167,7 @@ fn latency(name: &str, threshold_ms: u32) -> String {
 }
 
 /// Started before its target, it says so and is ready; the target is followed when it starts, and again when it is
-/// another process. SIGTERM ends it with its counts, and without its socket.
+/// another process. SIGTERM ends it with its counts, and without its socket. Each process is told, no request is.
 #[test]
 fn a_name_is_waited_for_and_followed() {
     let Some(_turn) = turn() else { return };
@@ -176,7 +181,8 @@ fn a_name_is_waited_for_and_followed() {
     };
     let name = own_name("txapp");
     let store = folder.path().join("store");
-    let agent = Agent::start_with(folder, store, &["--name", &name, "--slow", "100ms"]);
+    let words = ["--name", &name, "--slow", "100ms", "--log-level", "debug"];
+    let agent = Agent::start_with(folder, store, &words);
     assert_eq!(told(), "READY=1");
     let words = agent.words();
     assert!(words.contains("waiting for it") && words.contains("watching 0 processes"), "{words}");
@@ -189,12 +195,22 @@ fn a_name_is_waited_for_and_followed() {
             (newest["pid"].to_string(), &newest["subject"]),
             (application.target.pid(), &"/order".into())
         );
+        let pid = application.target.pid();
+        agent.wait_for_words(&format!(" DEBUG a process is watched pid={pid} name={name}\n"));
+        if count == 1 {
+            agent.wait_for_words(" INFO processes: 1 met, 0 gone, 1 watched met=1 gone=0 watched=1\n");
+        }
+        drop(application);
+        agent.wait_for_words(&format!(" DEBUG a process is gone pid={pid}\n"));
     }
     let (code, words) = agent.stopped();
     assert_eq!(told(), "STOPPING=1");
     assert_eq!(code, Some(0), "{words}");
-    assert!(words.contains("2 requests seen, 2 kept\n") && words.contains("cost: "), "{words}");
-    assert!(!words.contains("warning: "), "{words}");
+    assert!(words.contains(" INFO stopping: it was asked to\n"), "{words}");
+    assert!(words.contains(" INFO 2 requests seen, 2 kept requests=2 kept=2\n"), "{words}");
+    assert!(words.contains(" INFO cost: ") && words.contains(" cpu_ms="), "{words}");
+    assert_eq!(bad_lines(&words), [""; 0], "{words}");
+    assert!(!words.contains("/order"), "{words}");
 }
 
 /// Policies are added, removed and read again while it runs; what is wrong is refused and changes nothing, and a second
@@ -226,12 +242,17 @@ fn policies_change_while_it_runs() {
 
     write(files.path(), "txprof.toml", "[[policy]]\nname = \"slow\"\ntype = \"latencies\"\n");
     agent.signal(Signal::SIGHUP);
-    agent.wait_for_words("the policies in force stay: failed to use the configuration");
-    assert!(agent.words().contains("line 3: "), "{}", agent.words());
+    agent.wait_for_words("the policies in force stay");
+    let words = agent.words();
+    let bad = bad_lines(&words);
+    assert!(bad.len() == 1 && bad[0].contains(" WARN the policies in force stay reason="), "{words}");
+    for part in [&*config, "line 3: ", "latencies", " hint="] {
+        assert!(bad[0].contains(part), "no `{part}` in {}", bad[0]);
+    }
     assert_eq!(agent.policies(), ["slow", "tenth"]);
     write(files.path(), "txprof.toml", &latency("other", 250));
     agent.signal(Signal::SIGHUP);
-    agent.wait_for_words("are in force\n");
+    agent.wait_for_words(&format!(" INFO the policies just read are in force policies=2 config={config}\n"));
     assert_eq!(agent.policies(), ["slow", "other"], "what is typed stays");
 
     let second =
@@ -246,17 +267,22 @@ fn policies_change_while_it_runs() {
     drop(application);
     let (code, words) = agent.ended();
     assert_eq!(code, Some(0), "{words}");
-    assert!(words.contains("1 kept\n"), "{words}");
+    assert!(words.contains(" INFO stopping: all processes have ended\n"), "{words}");
+    assert!(words.contains(" 1 kept "), "{words}");
+    assert!(words.contains(" INFO policies were added policies=\"half, tenth\"\n"), "{words}");
+    assert!(words.contains(" INFO a policy was removed policy=half\n"), "{words}");
+    assert_eq!(bad_lines(&words).len(), 1, "{words}");
 }
 
 /// A request in flight is shown with its thread, and not any more when it has ended; that another name is of no process
-/// does not matter.
+/// does not matter. Told to be quiet, the agent has nothing to say of all that.
 #[test]
 fn requests_in_flight_are_shown() {
     let Some(_turn) = turn() else { return };
     let name = own_name("txps");
     let application = Application::start(&name);
-    let agent = Agent::started(&["--name", &own_name("txabsent"), "--name", &name, "-q"]);
+    let agent = Agent::start(&["--name", &own_name("txabsent"), "--name", &name, "-q"]);
+    wait_for("the agent", || agent.ask(&["ps"]).code == 0);
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| application.get("/order?token=secret"));
         wait_for("the request", || agent.ask(&["ps"]).stdout.contains("/order"));
@@ -265,7 +291,7 @@ fn requests_in_flight_are_shown() {
     wait_for("its end", || !agent.ask(&["ps"]).stdout.contains("/order"));
     let (code, words) = agent.stopped();
     assert_eq!(code, Some(0), "{words}");
-    assert!(!words.contains("secret"), "{words}");
+    assert_eq!(words, "");
 }
 
 /// A disk of its own, of 1 MiB; unmounted when dropped.
@@ -307,13 +333,15 @@ fn a_full_disk_is_told_and_outlived() {
     let agent = Agent::start_with(scratch(), store, &["-p", &application.target.pid(), "--slow", "1ms"]);
     agent.wait_for_words("watching ");
     application.get("/order");
-    agent.wait_for_words("warning: 1 request not kept: ");
+    agent.wait_for_words(" ERROR 1 request not kept loss=requests_refused count=1 total=1 reason=");
     assert!(agent.kept().is_empty());
     std::fs::remove_file(ballast).expect("it is there");
     application.get("/order");
     wait_for("the request to be kept", || agent.kept().len() == 1);
+    agent.wait_for_words(" INFO requests are kept again; 1 request lost meanwhile count=1\n");
     let (code, words) = agent.stopped();
     assert_eq!(code, Some(0), "{words}");
-    assert!(words.contains("1 kept\n"), "{words}");
-    assert!(words.contains("warning: 1 requests that the store refused\n"), "{words}");
+    assert!(words.contains(" 1 kept "), "{words}");
+    let in_all = " WARN in all, 1 requests that the store refused loss=requests_refused total=1\n";
+    assert!(words.contains(in_all), "{words}");
 }

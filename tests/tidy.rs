@@ -140,6 +140,7 @@ fn pure_stages_are_pure() {
         "nix::",
         "crate::sys",
         "memmap2",
+        "tracing::",
         "println!",
         "eprintln!",
     ];

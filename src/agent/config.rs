@@ -9,6 +9,7 @@
 //! store = "/var/lib/txprof"
 //! socket = "/run/txprof/txprof.sock"
 //! log = "stdout"               # or a file: where each kept request is a line of JSON
+//! log_level = "info"           # error, warn, info or debug: what is told on standard error
 //!
 //! [sampling]
 //! hz = 19                      # always, per CPU
@@ -101,6 +102,8 @@ pub struct AgentConfig {
     pub socket: Option<PathBuf>,
     /// Where each kept request is a line of JSON.
     pub log: Log,
+    /// What the agent tells on standard error.
+    pub log_level: LogLevel,
 }
 
 /// Where each kept request is a line of JSON.
@@ -111,6 +114,21 @@ pub enum Log {
     Stdout,
     /// At the end of a file.
     File(PathBuf),
+}
+
+/// What the agent tells on standard error: each level includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What it cannot do.
+    Error,
+    /// What is lost or refused.
+    Warn,
+    /// What it watches, what changes, and what it did.
+    #[default]
+    Info,
+    /// Each process that is met or gone.
+    Debug,
 }
 
 /// The table `[sampling]`.
@@ -395,6 +413,7 @@ mod tests {
             store = "/srv/txprof"
             socket = "/srv/txprof.sock"
             log = "/var/log/txprof.json"
+            log_level = "debug"
             [sampling]
             hz = 49
             request_hz = 999
@@ -419,6 +438,7 @@ mod tests {
             store: Some("/srv/txprof".into()),
             socket: Some("/srv/txprof.sock".into()),
             log: Log::File("/var/log/txprof.json".into()),
+            log_level: LogLevel::Debug,
         };
         assert_eq!(config.agent, agent);
         assert_eq!(config.sampling, SamplingConfig { hz: 49, request_hz: 999, kernel: false });
@@ -442,6 +462,7 @@ mod tests {
             ("[agent]\npid = 1", 2, "unknown field `pid`", "`pids`"),
             ("[agent]\npids = [\n0]", 2, "0 is no process id", "above 0"),
             ("[agent]\nnames = ['']", 2, "an empty name", "remove"),
+            ("[agent]\nlog_level = 'loud'", 2, "unknown variant `loud`", "`debug`"),
             ("[agent]\nstore = ''", 2, "no path", "leave the key out"),
             ("[sampling]\n\nhz = 0", 3, "0 Hz is out of range", "1 to 10000"),
             ("\n[sampling]\nhz = 500", 2, "request_hz = 499 is less than hz = 500", "at least hz"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tracing::info;
 
 use super::in_flight::in_flight;
 use super::service::Service;
@@ -192,9 +193,14 @@ pub(super) fn answer(service: &mut Service, question: Question) {
     let result = match question.ask {
         Ask::Ps => to_value(&in_flight(service.recorder())),
         Ask::Policies => to_value(&service.policies.list().collect::<Vec<_>>()),
-        Ask::AddPolicies { toml } => add_policies(&mut service.policies, &toml),
+        Ask::AddPolicies { toml } => add_policies(&mut service.policies, &toml).inspect_err(|error| {
+            info!(reason = %error, hint = error.hint(), "policies were not added");
+        }),
         Ask::RemovePolicy { name } => match service.policies.remove(&name) {
-            true => Ok(json!({ "removed": name })),
+            true => {
+                info!(policy = name, "a policy was removed");
+                Ok(json!({ "removed": name }))
+            }
             false => Err(Error::new(ErrorKind::NotFound, format!("no policy is called `{name}`"))
                 .with_hint("`txprof policy list` shows them")),
         },
@@ -210,6 +216,7 @@ fn add_policies(policies: &mut PolicySet, toml: &str) -> Result<Value> {
     all.extend(added.policies().iter().cloned());
     let names: Vec<String> = added.policies().iter().map(|policy| policy.name().to_owned()).collect();
     policies.replace(PolicySet::from_policies(all)?);
+    info!(policies = names.join(", "), "policies were added");
     Ok(json!({ "added": names }))
 }
 

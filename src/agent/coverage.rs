@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::module::{ModuleId, Modules, Rows};
+use super::module::{ModuleId, Modules, Rows, note};
 use super::process::{MappedModule, Process, Processes};
 use crate::model::{Mapping, Svma};
 use crate::sampler::{Built, Job, RowsOf, Sampler, SliceEntry, SliceId, TableBuilder, Tables};
@@ -124,7 +124,7 @@ impl Coverage {
                 // What is no ELF file (generated code kept in files) is ordinary: frame pointers it is.
                 if error.kind() != ErrorKind::Corrupt || !modules.get(id).segments.is_empty() {
                     let path = &modules.get(id).display;
-                    self.warnings.push(format!("no unwind rows for `{path}`: {error}"));
+                    note(&mut self.warnings, format!("no unwind rows for `{path}`: {error}"));
                 }
                 return if before == Rows::Building { Rows::Absent } else { before };
             }
@@ -143,8 +143,8 @@ impl Coverage {
                     Some(place) => place,
                     None => {
                         let path = &modules.get(id).display;
-                        self.warnings
-                            .push(format!("no room for the unwind rows of `{path}`: frame pointers only"));
+                        let what = format!("no room for the unwind rows of `{path}`: frame pointers only");
+                        note(&mut self.warnings, what);
                         return Rows::Absent;
                     }
                 }

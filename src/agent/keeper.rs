@@ -6,17 +6,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde::Serialize;
+use tracing::warn;
 
+use super::troubles::Troubles;
 use crate::model::Request;
-use crate::output::quantity::counted;
 use crate::store::{StoreWriter, StoredRequest};
-use crate::{Result, ResultExt};
+use crate::sys::clock::monotonic_ns;
+use crate::{Error, Result, ResultExt};
 
 /// Requests that wait to be written, some 20 KiB each; further ones are dropped and counted by who hands them on.
 const MAX_WAITING: usize = 1024;
 /// Requests in one transaction of the store.
 const MAX_BATCH: usize = 256;
-/// Between two looks at what is too old, and between two complaints.
+/// Between two looks at what is too old.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// How long, and how much, is kept.
@@ -63,14 +65,13 @@ struct Line<'a> {
 }
 
 impl Keeper {
-    /// Starts it. Each minute sent is written to `minutes`, each request to `store` and, as a line of JSON, to `log`; `complain` is told, at most
-    /// once a minute, what went wrong.
+    /// Starts it. Each minute sent is written to `minutes`, each request to `store` and, as a line of JSON, to `log`.
+    /// What goes wrong is told, see `troubles`.
     pub fn start(
         store: StoreWriter,
         minutes: StoreWriter,
         retention: Retention,
         log: Box<dyn Write + Send>,
-        complain: fn(&str),
     ) -> Result<(Self, Sender<Kept>)> {
         let (sender, kept) = bounded(MAX_WAITING);
         let writer = Writer {
@@ -78,8 +79,7 @@ impl Keeper {
             minutes,
             retention,
             log,
-            complain,
-            complained: None,
+            troubles: Troubles::default(),
             counts: KeptCounts::default(),
         };
         let thread = std::thread::Builder::new().name("keeper".to_owned());
@@ -99,8 +99,7 @@ struct Writer {
     minutes: StoreWriter,
     retention: Retention,
     log: Box<dyn Write + Send>,
-    complain: fn(&str),
-    complained: Option<Instant>,
+    troubles: Troubles,
     counts: KeptCounts,
 }
 
@@ -138,18 +137,18 @@ impl Writer {
         let written = self.store.write(batch);
         for warning in self.store.take_warnings() {
             // Damage is rare, and each is of another file.
-            (self.complain)(&warning);
+            warn!("{warning}");
         }
         let stats = match written {
             Ok(stats) => stats,
             Err(error) => {
                 self.counts.refused += batch.len() as u64;
-                let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                let batch = counted(batch.len() as u64, "request");
-                return self.tell(&format!("{batch} not kept: {error}{hint}"));
+                return self.troubles.tell_refused(self.counts.refused, &error, monotonic_ns());
             }
         };
+        self.troubles.tell_taken(self.counts.refused);
         self.counts.too_large += stats.too_large;
+        self.troubles.tell_too_large(self.counts.too_large, monotonic_ns());
         self.counts.written += (batch.len() as u64).saturating_sub(stats.too_large);
         for (stored, name) in batch.iter().zip(stats.names) {
             let Some(name) = name else { continue };
@@ -160,7 +159,8 @@ impl Writer {
                 self.log.write_all(&line)
             });
             if let Err(error) = written.and_then(|()| self.log.flush()) {
-                return self.tell(&format!("kept requests are not logged: {error}"));
+                let error = Error::from_io("failed to write their lines of JSON", error);
+                return self.troubles.log.tell("kept requests are not logged", &error, monotonic_ns());
             }
         }
     }
@@ -170,7 +170,8 @@ impl Writer {
             return;
         }
         if let Err(error) = self.minutes.write(batch) {
-            self.tell(&format!("what services ran in a minute was not kept: {error}"));
+            let what = "what services ran in a minute was not kept";
+            self.troubles.minutes.tell(what, &error, monotonic_ns());
         }
     }
 
@@ -183,14 +184,7 @@ impl Writer {
         let stores = [(&mut self.store, max_bytes - minutes_bytes), (&mut self.minutes, minutes_bytes)];
         let retained = stores.map(|(store, bytes)| store.retain(now_ns, max_age, bytes));
         if let Some(error) = retained.into_iter().find_map(Result::err) {
-            self.tell(&format!("old requests were not removed: {error}"));
-        }
-    }
-
-    fn tell(&mut self, what: &str) {
-        if self.complained.is_none_or(|at| at.elapsed() >= MINUTE) {
-            self.complained = Some(Instant::now());
-            (self.complain)(what);
+            self.troubles.retention.tell("old requests were not removed", &error, monotonic_ns());
         }
     }
 }

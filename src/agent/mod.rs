@@ -20,7 +20,9 @@ mod gil;
 mod idle;
 pub mod in_flight;
 pub mod governor;
+mod growth;
 pub mod keeper;
+pub mod losses;
 mod minute;
 pub mod module;
 pub mod naming;
@@ -40,6 +42,7 @@ mod shares;
 pub mod snapshot;
 mod stack;
 pub mod thread_names;
+mod troubles;
 mod wait_names;
 mod waits;
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use object::elf::{FileHeader64, PF_X, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
+use tracing::warn;
 
 use super::process::MappedModule;
 use super::python::PythonModule;
@@ -220,8 +221,10 @@ fn tasks_of(path: &str, has_python: bool, source: &Source) -> Option<AsyncioOffs
     AsyncioOffsets::of_elf(&map).ok().flatten()
 }
 
-fn note(notes: &mut Vec<String>, text: String) {
+/// Tells and keeps a reason, unless there are enough.
+pub(super) fn note(notes: &mut Vec<String>, text: String) {
     if notes.len() < MAX_UNREADABLE {
+        warn!("{text}");
         notes.push(text);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::capture::Capture;
 use super::coverage::{Coverage, tell_walker};
 use super::governor::{Governor, Spent};
+use super::losses::Loss;
 use super::module::ModuleId;
 use super::naming::{Named, Places, name};
 use super::process::Process;
@@ -146,7 +147,7 @@ impl Recorder {
             match process.scan(*pid, &mut self.replay.modules, monotonic_ns()) {
                 Ok(()) if !process.mappings.is_empty() => {
                     self.replay.coverage.prefetch(*pid, &process, &mut self.replay.modules);
-                    self.replay.processes.insert(*pid, process);
+                    self.replay.meet(*pid, process);
                 }
                 // It ended just now, perhaps before its end could be told as an event.
                 Ok(()) | Err(_) => self.sampler.backend_mut().remove_process(*pid),
@@ -238,6 +239,11 @@ impl Recorder {
         let counters = self.sampler.backend().counters()?;
         self.bury_unheard(counters.events_lost);
         Ok(counters)
+    }
+
+    /// What found no room or was not understood so far, by kind, beside samples.
+    pub(super) fn losses(&self, counters: Counters) -> [Loss; 7] {
+        self.replay.losses(&self.sampler.tables, counters, self.sampler.undecodable)
     }
 
     fn sees_waits(&self) -> bool {

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use tracing::{debug, warn};
+
 use super::capture::{Capture, CaughtStack, RawFrame, Tally};
 use super::codes::Codes;
 use super::coverage::Coverage;
+use super::losses::Loss;
 use super::module::{Modules, Rows};
 use super::naming::JitMaps;
 use super::process::Place;
@@ -19,6 +22,7 @@ use crate::sampler::{Event, Tables};
 use crate::sys::abi::{Counters, FRAME_INTERRUPTED, ProcessChange, SampleRecord, comm_text};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::wait_record::{WaitPart, WaitRecord};
+use crate::target::procfs;
 use crate::target::select::Selector;
 
 /// How long after an exec the new program's libraries are looked for at once.
@@ -31,6 +35,9 @@ const JIT_REFRESH_NS: u64 = 2_000_000_000;
 /// All that events change.
 pub(super) struct Replay {
     pub(super) processes: Processes,
+    /// Processes that became targets so far, and those of them that are gone.
+    pub(super) met: u64,
+    pub(super) gone: u64,
     pub(super) modules: Modules,
     pub(super) coverage: Coverage,
     pub(super) capture: Capture,
@@ -56,7 +63,7 @@ pub(super) struct Replay {
     doubts: BTreeSet<String>,
 }
 
-/// Doubts kept; one is enough to act upon.
+/// Doubts kept and told; one is enough to act upon.
 const MAX_DOUBTS: usize = 8;
 
 impl Replay {
@@ -68,6 +75,8 @@ impl Replay {
     ) -> Self {
         Self {
             processes: Processes::new(),
+            met: 0,
+            gone: 0,
             modules: Modules::default(),
             coverage,
             capture: Capture::default(),
@@ -154,7 +163,7 @@ impl Replay {
                         // A child that was found before its birth was told has a slice of its own.
                         child.is_dirty |= self.processes.contains_key(&pid);
                         self.bury(tables, pid);
-                        self.processes.insert(pid, child);
+                        self.meet(pid, child);
                     }
                     None => self.consider(pid),
                 }
@@ -166,6 +175,7 @@ impl Replay {
                         tables.release_slice(slice);
                     }
                     *process = Process { is_dirty: true, ..Process::default() };
+                    debug!(pid, name = comm_of(pid), "a process runs another program");
                     if process.scan(pid, &mut self.modules, now_ns).is_ok() {
                         self.coverage.prefetch(pid, process, &mut self.modules);
                     }
@@ -198,19 +208,33 @@ impl Replay {
         is_full
     }
 
+    /// A process is a target from here on.
+    pub(super) fn meet(&mut self, pid: u32, process: Process) {
+        if self.processes.insert(pid, process).is_none() {
+            self.met += 1;
+            debug!(pid, name = comm_of(pid), "a process is watched");
+        }
+    }
+
     /// Forgets a process that is gone.
     pub(super) fn bury(&mut self, tables: &mut Tables, pid: u32) {
         if let Some(requests) = &mut self.requests {
             requests.bury(pid);
         }
-        if let Some((slice, _)) = self.processes.remove(&pid).and_then(|process| process.slice) {
+        let Some(process) = self.processes.remove(&pid) else { return };
+        self.gone += 1;
+        debug!(pid, "a process is gone");
+        if let Some((slice, _)) = process.slice {
             tables.release_slice(slice);
         }
     }
 
-    /// A process that is no target may have become one by its new name or cgroup.
+    /// A process that is no target may have become one by its new name or cgroup. Its birth and its program may be told
+    /// at once.
     fn consider(&mut self, pid: u32) {
-        if self.selector.as_ref().is_some_and(|selector| selector.matches(pid)) {
+        if !self.newcomers.contains(&pid)
+            && self.selector.as_ref().is_some_and(|selector| selector.matches(pid))
+        {
             self.newcomers.push(pid);
         }
     }
@@ -312,10 +336,12 @@ impl Replay {
         frames.extend(greenlet.map(|_| RawFrame::Greenlet));
         if let Some(doubt) = process.python.doubt().filter(|_| was_walked) {
             process.is_dirty = true;
-            self.doubts.insert(format!(
-                "Python frames of {} (pid {pid}) {doubt}: it is seen as a C program",
-                comm_text(&sample.process_comm)
-            ));
+            let name = comm_text(&sample.process_comm);
+            let doubt = format!("Python frames of {name} (pid {pid}) {doubt}: it is seen as a C program");
+            if self.doubts.len() < MAX_DOUBTS {
+                warn!(pid, "{doubt}");
+                self.doubts.insert(doubt);
+            }
         }
         if (self.per_thread || self.sees_waits) && sample.thread_pointer != 0 {
             self.thread_names.note(pid, sample.tid, sample.thread_pointer);
@@ -389,20 +415,45 @@ impl Replay {
     pub(super) fn warnings(&self, tables: &Tables, counters: Counters, undecodable: u64) -> Vec<String> {
         let mut warnings = self.coverage.warnings.clone();
         warnings.extend(self.modules.unreadable.iter().cloned());
-        warnings.extend(self.doubts.iter().take(MAX_DOUBTS).cloned());
-        let used = tables.used();
-        let counted = [
-            (counters.processes_full, "child processes were not followed: more than 8192 targets at once"),
-            (counters.events_lost, "process events were lost: the ring was full"),
-            (used.slices_refused, "times the mappings of a process found no room: frame pointers only"),
-            (used.pages_refused, "times unwind rows found no room at first; stacks there were cut meanwhile"),
-            (undecodable, "records could not be decoded"),
-            (counters.threads_lost, "threads are not accounted for, or their end was lost"),
-            (self.waits.refused, "threads found no room in the account of waits"),
-            (self.codes.refused, "Python functions found no room for their names"),
-        ];
-        let told = counted.iter().filter(|(count, _)| *count > 0);
-        warnings.extend(told.map(|(count, what)| format!("{count} {what}")));
+        warnings.extend(self.doubts.iter().cloned());
+        let losses = self.losses(tables, counters, undecodable);
+        let told = losses.iter().filter(|loss| loss.count > 0);
+        warnings.extend(told.map(|loss| format!("{} {}", loss.count, loss.what)));
+        if self.waits.refused > 0 {
+            warnings.push(format!("{} threads found no room in the account of waits", self.waits.refused));
+        }
         warnings
     }
+
+    /// What found no room or was not understood, by kind, beside samples.
+    pub(super) fn losses(&self, tables: &Tables, counters: Counters, undecodable: u64) -> [Loss; 7] {
+        let used = tables.used();
+        [
+            (
+                "processes",
+                counters.processes_full,
+                "child processes were not followed: more than 8192 targets at once",
+            ),
+            ("events", counters.events_lost, "process events were lost: the ring was full"),
+            (
+                "mappings",
+                used.slices_refused,
+                "times the mappings of a process found no room: frame pointers only",
+            ),
+            (
+                "unwind_rows",
+                used.pages_refused,
+                "times unwind rows found no room at first; stacks there were cut meanwhile",
+            ),
+            ("records", undecodable, "records could not be decoded"),
+            ("threads", counters.threads_lost, "threads are not accounted for, or their end was lost"),
+            ("code_names", self.codes.refused, "Python functions found no room for their names"),
+        ]
+        .map(|(kind, count, what)| Loss::new(kind, count, what))
+    }
+}
+
+/// The kernel's name of a process, for words alone.
+fn comm_of(pid: u32) -> String {
+    procfs::comm(pid).unwrap_or_default()
 }

@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use tracing::info;
 
 use super::capture::{Capture, CaughtStack, RawFrame, Tally, WaitFrame};
 use super::config::TransactionConfig;
 use super::control::{Question, answer};
 use super::frame_names::FrameNames;
+use super::growth::Growth;
 use super::keeper::Kept;
+use super::losses::{Loss, LossLog};
 use super::minute::Stacks;
 use super::offspring::Offspring;
 use super::recorder::Recorder;
@@ -23,6 +26,7 @@ use crate::model::{
     Attributes, Binding, Mode, Outcome, Profile, Recording, Request, Root, ThreadState, ThreadTimes,
 };
 use crate::store::StoredRequest;
+use crate::sys::abi::Counters;
 use crate::sys::clock::{monotonic_ns, unix_less_monotonic_ns};
 use crate::transaction::name::name_of;
 use crate::transaction::policy::{PolicySet, Verdict};
@@ -103,6 +107,11 @@ pub struct Service {
     minute: u64,
     /// As far as it was acted upon.
     transfers_lost: u64,
+    /// As far as they were told.
+    losses: LossLog,
+    changes: Growth,
+    met: u64,
+    gone: u64,
 }
 
 impl Service {
@@ -115,6 +124,10 @@ impl Service {
         kept: Sender<Kept>,
     ) -> Self {
         let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        // Those that are watched from the beginning are told by who begins.
+        let Replay { met, gone, .. } = recorder.replay;
+        let mut changes = Growth::default();
+        changes.settle(met + gone);
         Self {
             recorder,
             policies,
@@ -128,6 +141,10 @@ impl Service {
             last_id: 0,
             minute: unix_ns() / MINUTE_NS,
             transfers_lost: 0,
+            losses: LossLog::default(),
+            changes,
+            met,
+            gone,
         }
     }
 
@@ -151,7 +168,9 @@ impl Service {
             }
             if now_ns >= next_second_ns {
                 next_second_ns = now_ns + SECOND_NS;
-                self.check_losses()?;
+                let counters = self.check_losses()?;
+                self.losses.tell(&self.losses_of(counters), now_ns);
+                self.tell_changes(now_ns);
                 self.end_minute(unix_ns() / MINUTE_NS);
                 if self.recorder.replay.retire_stacks() {
                     self.names.clear();
@@ -169,14 +188,50 @@ impl Service {
         Ok(())
     }
 
-    fn check_losses(&mut self) -> Result<()> {
+    fn check_losses(&mut self) -> Result<Counters> {
         let counters = self.recorder.check_losses()?;
         if std::mem::replace(&mut self.transfers_lost, counters.lane_lost) != counters.lane_lost
             && let Some(requests) = &mut self.recorder.replay.requests
         {
             requests.begin_anew();
         }
-        Ok(())
+        Ok(counters)
+    }
+
+    /// Which processes came and went, at most once a minute.
+    fn tell_changes(&mut self, now_ns: u64) {
+        let Replay { met: all_met, gone: all_gone, processes, .. } = &self.recorder.replay;
+        if self.changes.due(all_met + all_gone, now_ns).is_some() {
+            let met = all_met - std::mem::replace(&mut self.met, *all_met);
+            let gone = all_gone - std::mem::replace(&mut self.gone, *all_gone);
+            let watched = processes.len();
+            info!(met, gone, watched, "processes: {met} met, {gone} gone, {watched} watched");
+        }
+    }
+
+    /// What was lost so far, by kind, always in this order.
+    pub fn losses(&self) -> Vec<Loss> {
+        self.losses_of(self.recorder.sampler.backend().counters().unwrap_or_default())
+    }
+
+    fn losses_of(&self, counters: Counters) -> Vec<Loss> {
+        let requests = self.recorder.replay.requests.as_ref();
+        let lost = requests.map(|requests| requests.losses).unwrap_or_default();
+        let untracked = requests.map_or(0, |requests| requests.tracker.refused);
+        let own = [
+            (
+                "requests_not_written",
+                self.counts.not_written,
+                "requests not kept because the store was too slow",
+            ),
+            ("connections", lost.connections, "connections given up for others"),
+            ("requests", lost.requests + untracked, "requests not followed: too many at once"),
+            ("sync", lost.lost_sync, "times that a connection made no sense"),
+            ("transfers", counters.lane_lost, "transfers lost: the ring was full"),
+            ("samples", counters.ring_full, "samples lost: the ring was full"),
+        ];
+        let own = own.into_iter().map(|(kind, count, what)| Loss::new(kind, count, what));
+        own.chain(self.recorder.losses(counters)).collect()
     }
 
     /// What became of requests so far.

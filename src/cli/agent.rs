@@ -8,11 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::args::AgentArgs;
-use super::{ExitCode, report};
-use crate::agent::config::{Config, Log};
+use tracing::{error, info, warn};
+
+use super::ExitCode;
+use super::args::{AgentArgs, LevelArg};
+use super::event_line::{self, Form};
+use crate::agent::config::{Config, Log, LogLevel};
 use crate::agent::control::ControlSocket;
 use crate::agent::keeper::{Keeper, KeptCounts, Retention};
+use crate::agent::losses::Loss;
 use crate::agent::notify::notify;
 use crate::agent::places::default_socket;
 use crate::agent::service::{Service, ServiceStatus};
@@ -38,9 +42,32 @@ const OLDEST_KERNEL: (u32, u32) = (6, 3);
 /// Longest configuration that is used; one byte more is read, so that a longer one is refused.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// Watches as configured and typed.
+/// Watches as configured and typed. What is refused before is told as by any other command, but for the journal, which
+/// is given its priority.
 pub fn run(args: AgentArgs) -> Result<ExitCode> {
-    let config = configure(&args)?;
+    let form = Form::of_stderr();
+    let config = configure(&args);
+    let configured = config.as_ref().map_or(LogLevel::default(), |config| config.agent.log_level);
+    event_line::begin(form, level(&args, configured));
+    match config.and_then(|config| watch(&args, config)) {
+        Err(error) if form == Form::Journal => Ok(tell_failure("the agent does not start", &error)),
+        ended => ended,
+    }
+}
+
+/// What is typed, else what is configured.
+fn level(args: &AgentArgs, configured: LogLevel) -> LogLevel {
+    match args.log_level {
+        Some(LevelArg::Error) => LogLevel::Error,
+        Some(LevelArg::Warn) => LogLevel::Warn,
+        Some(LevelArg::Info) => LogLevel::Info,
+        Some(LevelArg::Debug) => LogLevel::Debug,
+        None if args.quiet => LogLevel::Warn,
+        None => configured,
+    }
+}
+
+fn watch(args: &AgentArgs, config: Config) -> Result<ExitCode> {
     let wish = Wish {
         pids: config.agent.pids.clone(),
         names: config.agent.names.clone(),
@@ -63,27 +90,30 @@ pub fn run(args: AgentArgs) -> Result<ExitCode> {
     recorder.prepare()?;
     recorder.enable()?;
     let retention = Retention { max_age: config.store.max_age, max_bytes: config.store.max_bytes };
-    let (keeper, kept) = Keeper::start(writer, minutes, retention, log, complain)?;
+    let (keeper, kept) = Keeper::start(writer, minutes, retention, log)?;
     let mut service = Service::new(recorder, config.policies, config.transactions, kept);
-    report::say(&format!(
-        "watching {} process{}; requests are kept in {}, questions answered at {}\n",
-        pids.len(),
-        if pids.len() == 1 { "" } else { "es" },
-        store.display(),
-        socket.display()
-    ));
+    tell_beginning(pids.len(), &store, &socket);
     notify("READY=1");
-    service.run(stop, &questions, &mut |service| {
+    let ran = service.run(stop, &questions, &mut |service| {
         if reload.swap(false, Ordering::Relaxed) {
-            reload_policies(&args, service);
+            reload_policies(args, service);
         }
         Ok(())
-    })?;
+    });
     notify("STOPPING=1");
-    let status = service.status();
+    let code = match ran {
+        // What was kept until then is written and told all the same.
+        Err(error) => tell_failure("the agent ends", &error),
+        Ok(()) => {
+            let is_asked = stop.load(Ordering::Relaxed);
+            info!("stopping: {}", if is_asked { "it was asked to" } else { "all processes have ended" });
+            ExitCode::Success
+        }
+    };
+    let (status, losses) = (service.status(), service.losses());
     drop(service);
-    report::say(&end_lines(&status, keeper.finish()));
-    Ok(ExitCode::Success)
+    tell_end(&status, &losses, keeper.finish());
+    Ok(code)
 }
 
 /// The processes to begin with. What is wished for is looked for part by part, as one that is not there yet must
@@ -99,10 +129,10 @@ fn first_pids(wish: &Wish) -> Result<Vec<u32>> {
         match Selector::new(&part)?.find() {
             Ok(selection) => {
                 found.extend(selection.targets.iter().map(|target| target.pid));
-                selection.notes.iter().for_each(|note| report::say(&format!("note: {note}\n")));
+                selection.notes.iter().for_each(|note| info!("{note}"));
             }
             Err(error) if part.pids.is_empty() && error.kind() == ErrorKind::NotFound => {
-                report::say(&format!("note: {error}: waiting for it\n"));
+                info!("{error}: waiting for it");
             }
             Err(error) => return Err(error),
         }
@@ -153,15 +183,17 @@ fn read_config(path: &Path) -> Result<Config> {
 
 /// The file's policies, and what was typed beside them, replace those in force; when the file is bad, nothing does.
 fn reload_policies(args: &AgentArgs, service: &mut Service) {
-    let Some(path) = &args.config else { return report::say("note: no configuration to read again\n") };
+    let Some(path) = &args.config else {
+        return warn!("the policies in force stay: no `--config` was given");
+    };
     match configure(args) {
         Ok(config) => {
+            let policies = config.policies.policies().len();
             service.policies.replace(config.policies);
-            report::say(&format!("policies of {} are in force\n", path.display()));
+            info!(policies, config = %path.display(), "the policies just read are in force");
         }
-        Err(error) => {
-            report::say(&report::error_lines(&error.context("the policies in force stay")));
-        }
+        // The reason names file and line.
+        Err(error) => warn!(reason = %error, hint = error.hint(), "the policies in force stay"),
     }
 }
 
@@ -240,40 +272,70 @@ fn open_log(log: &Log, quiet: bool) -> Result<Box<dyn Write + Send>> {
     }
 }
 
-fn complain(what: &str) {
-    report::say(&format!("warning: {what}\n"));
+fn tell_beginning(count: usize, store: &Path, socket: &Path) {
+    let plural = if count == 1 { "" } else { "es" };
+    info!(
+        store = %store.display(),
+        socket = %socket.display(),
+        version = env!("CARGO_PKG_VERSION"),
+        "watching {count} process{plural}"
+    );
+}
+
+/// An error with its hint; gives the exit code that belongs to it.
+fn tell_failure(what: &str, error: &Error) -> ExitCode {
+    error!(reason = %error, hint = error.hint(), "{what}");
+    ExitCode::of(error)
 }
 
 /// What the agent did, and what was lost.
-fn end_lines(status: &ServiceStatus, kept: KeptCounts) -> String {
-    let ServiceStatus { counts, losses, .. } = status;
-    let mut lines = format!("{} requests seen, {} kept\n", counts.requests, kept.written);
-    for (count, what) in [
-        (kept.refused, "requests that the store refused"),
-        (kept.too_large, "requests with more samples than the store takes of one"),
-        (counts.not_written, "requests not kept because the store was too slow"),
-        (losses.connections, "connections given up for others"),
-        (losses.requests + status.untracked, "requests not followed: too many at once"),
-        (losses.lost_sync, "times that a connection made no sense"),
-        (status.transfers_lost, "transfers lost: the ring was full"),
-        (status.samples_lost, "samples lost: the ring was full"),
-    ] {
-        if count > 0 {
-            lines.push_str(&format!("warning: {count} {what}\n"));
-        }
+fn tell_end(status: &ServiceStatus, losses: &[Loss], kept: KeptCounts) {
+    let (requests, written) = (status.counts.requests, kept.written);
+    info!(requests, kept = written, "{requests} requests seen, {written} kept");
+    let of_store = [
+        ("requests_refused", kept.refused, "requests that the store refused"),
+        ("requests_too_large", kept.too_large, "requests with more samples than the store takes of one"),
+    ];
+    let others = losses.iter().map(|loss| (loss.kind, loss.count, loss.what));
+    for (loss, total, what) in of_store.into_iter().chain(others).filter(|(_, total, _)| *total > 0) {
+        warn!(loss, total, "in all, {total} {what}");
     }
-    let seconds = Duration::from_nanos(status.own_cpu_ns).as_secs_f64();
-    lines.push_str(&format!(
-        "cost: {seconds:.2} s of CPU time, {} MiB resident, {} MiB BPF\n",
-        status.peak_rss_bytes >> 20,
-        status.bpf_memory_bytes >> 20
-    ));
-    lines
+    let (cpu_ms, resident, bpf) =
+        (status.own_cpu_ns / 1_000_000, status.peak_rss_bytes, status.bpf_memory_bytes);
+    info!(
+        cpu_ms,
+        resident_bytes = resident,
+        bpf_bytes = bpf,
+        "cost: {:.2} s of CPU time, {} MiB resident, {} MiB BPF",
+        Duration::from_millis(cpu_ms).as_secs_f64(),
+        resident >> 20,
+        bpf >> 20
+    );
 }
 
 #[cfg(all(test, feature = "bpf"))]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::args::{Cli, Command};
+
+    /// A level that is typed beats `-q`, which beats what is configured.
+    #[test]
+    fn the_level_is_what_is_typed_else_configured() {
+        for (words, expected) in [
+            ("", LogLevel::Error),
+            ("-q", LogLevel::Warn),
+            ("--log-level info", LogLevel::Info),
+            ("-q --log-level debug", LogLevel::Debug),
+        ] {
+            let line = ["txprof", "agent", "-p", "1"].into_iter().chain(words.split_whitespace());
+            let Ok(Cli { command: Command::Agent(args) }) = Cli::try_parse_from(line) else {
+                panic!("`{words}` is refused")
+            };
+            assert_eq!(level(&args, LogLevel::Error), expected, "{words}");
+        }
+    }
 
     /// A kernel without the tracepoints is refused with its version, as a machine that lacks a feature.
     #[test]

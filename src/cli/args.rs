@@ -134,9 +134,28 @@ pub struct AgentArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub slow: Option<Duration>,
 
-    /// No line of JSON on standard output for each request that is kept
+    /// Tell on standard error what it cannot do (error), what is lost or refused too (warn), also what it watches, what
+    /// changes and what it did (info), or each process that is met or gone as well (debug) [default: as configured,
+    /// else info]
+    #[arg(long, value_name = "LEVEL", value_enum, hide_possible_values = true)]
+    pub log_level: Option<LevelArg>,
+
+    /// No line of JSON on standard output for each request that is kept, and the log level warn unless one is typed
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// Log levels by name, as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LevelArg {
+    /// What it cannot do
+    Error,
+    /// What is lost or refused
+    Warn,
+    /// What it watches, what changes and what it did
+    Info,
+    /// Each process that is met or gone
+    Debug,
 }
 
 const PS_EXAMPLES: &str = "\

@@ -3,7 +3,7 @@
 //!
 //! Data goes to standard output, words to standard error; every failure is an
 //! `error:` line, with a `hint:` line below it if the user can act, and an
-//! [`ExitCode`] from one table.
+//! [`ExitCode`] from one table. What the agent says while it runs are events (`event_line`).
 
 pub mod agent;
 pub mod args;
@@ -12,6 +12,7 @@ mod columns;
 mod diff;
 pub mod doctor;
 pub mod dump;
+mod event_line;
 pub mod exit_code;
 mod export;
 mod flame;

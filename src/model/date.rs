@@ -6,6 +6,12 @@ pub fn utc(unix_seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
+/// `2026-11-23T12:59:08Z` (RFC 3339), as machines read it.
+pub fn rfc3339(unix_seconds: u64) -> String {
+    let Civil { year, month, day, hour, minute, second } = civil(unix_seconds);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// `20261123T125908Z`: sorts by time and fits in a file name.
 pub fn compact_utc(unix_seconds: u64) -> String {
     let Civil { year, month, day, hour, minute, second } = civil(unix_seconds);
@@ -66,6 +72,7 @@ mod tests {
         assert_eq!(utc(1_735_689_599), "2024-12-31 23:59:59 UTC");
         assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00 UTC");
         assert_eq!(compact_utc(1_795_438_748), "20261123T125908Z");
+        assert_eq!(rfc3339(1_795_438_748), "2026-11-23T12:59:08Z");
         assert_eq!(day(1_735_689_599), "2024-12-31");
     }
 

@@ -116,9 +116,10 @@ impl Kept {
         stored(&self.store)
     }
 
-    /// Lines that tell of losses.
+    /// Lines that tell of losses, refusals and failures.
     pub fn losses(&self) -> Vec<&str> {
-        self.stderr.lines().filter(|line| line.starts_with("warning:")).collect()
+        let is_bad = |line: &&str| matches!(line.split(' ').nth(1), Some("WARN" | "ERROR"));
+        self.stderr.lines().filter(is_bad).collect()
     }
 }
 
