@@ -3,10 +3,14 @@
 
 mod support;
 
+use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::Value;
 use support::{
     History, TIMES, Target, built, built_library, completeness, processes, program, record, record_burning,
@@ -105,6 +109,60 @@ fn command_is_seen_from_its_first_instruction() {
     let seen_ms = split.total() as f64 * 1000.0 / 999.0;
     let expected = burnt_ms * 0.95..burnt_ms * 1.1 + stolen_ms;
     assert!(expected.contains(&seen_ms), "{seen_ms} ms, not in {expected:?}\n{}", shot.stderr);
+}
+
+/// A command ends when its recording does, which says so: by SIGTERM, or by SIGKILL two seconds later where that is
+/// ignored.
+#[test]
+fn command_ends_with_its_duration() {
+    let Some(_turn) = turn() else { return };
+    let directory = scratch();
+    let file = directory.path().join("pid");
+    for (trap, seconds, note) in [
+        ("exit 3", 1..4, "note: the command was ended by SIGTERM, as its time was over\n"),
+        (
+            "",
+            3..7,
+            "note: the command was killed: it went on for 2.0 s after SIGTERM, as its time was over\n",
+        ),
+    ] {
+        let line = format!("trap '{trap}' TERM; echo $$ > '{}'; while :; do :; done", file.display());
+        let began = Instant::now();
+        let shot = record(&["-d", "1", "--", "sh", "-c", &line]);
+        assert!(seconds.contains(&began.elapsed().as_secs()), "{:?}\n{}", began.elapsed(), shot.stderr);
+        assert!(shot.stderr.ends_with(note) && shot.stderr.matches("note: ").count() == 1, "{}", shot.stderr);
+        assert!(shot.folded.total() > 30, "{}", shot.folded.heaviest(5));
+        let pid = std::fs::read_to_string(&file).expect("it began");
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "{pid} goes on");
+    }
+}
+
+/// Ctrl-C, which a terminal sends to the group, reaches the command as well; what it does then is its own matter.
+#[test]
+fn interrupt_reaches_the_command() {
+    let Some(_turn) = turn() else { return };
+    let directory = scratch();
+    let file = directory.path().join("interrupted");
+    let line = format!("trap 'touch {}; exit 0' INT; echo ready; while :; do :; done", file.display());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_txprof"))
+        .args(["record", "-d", "60", "-o"])
+        .arg(directory.path().join("out.folded"))
+        .args(["--", "sh", "-c", &line])
+        .env("TXPROF_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("txprof runs");
+    let mut ready = [0; 6];
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut ready).expect("the command begins");
+    std::thread::sleep(Duration::from_millis(500));
+    killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("both live");
+    let output = child.wait_with_output().expect("it was started here");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !words.contains("note: "), "{words}");
+    support::wait_for("the command to be interrupted", || file.exists());
 }
 
 /// The command's own output stays apart from ours, and its failure is told.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use txprof::ErrorKind;
-use txprof::target::launch::{Held, exit_code};
+use txprof::target::launch::{Ending, Held, end, exit_code};
 
 fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
@@ -95,6 +95,34 @@ fn killed_command_is_reported_as_killed() {
     std::thread::sleep(Duration::from_millis(50));
     let status = held.release().expect("it did start").wait().expect("our child");
     assert_eq!(exit_code(status), 128 + 15);
+}
+
+/// A command is ended by SIGTERM, by SIGKILL when it ignores that, and not at all when it has ended; each is told,
+/// takes the time that it should, and leaves no process.
+#[test]
+fn released_command_is_ended() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    for (script, ending, milliseconds) in [
+        ("touch $0; exec sleep 60", Ending::Asked, 0..1000),
+        ("trap '' TERM; touch $0; exec sleep 60", Ending::Killed, 1990..4000),
+        ("touch $0; exit 7", Ending::Itself, 0..1000),
+    ] {
+        let file = directory.path().join(format!("{ending:?}"));
+        let file = file.to_str().expect("a plain name");
+        let held = Held::start(&words(&["sh", "-c", script, file])).expect("sh");
+        let mut child = held.release().expect("executed");
+        while !Path::new(file).exists() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if ending == Ending::Itself {
+            child.wait().expect("our child");
+        }
+        let start = Instant::now();
+        assert_eq!(end(&mut child).expect("it ends"), ending);
+        let took = start.elapsed();
+        assert!(milliseconds.contains(&took.as_millis()), "{ending:?}: {took:?}");
+        wait_until_gone(child.id());
+    }
 }
 
 /// When whoever holds the command is killed, the command ends too instead of waiting for ever.

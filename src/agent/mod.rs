@@ -46,4 +46,4 @@ mod troubles;
 mod wait_names;
 mod waits;
 
-pub use recorder::{Options, Progress, Recorder};
+pub use recorder::{Ended, Options, Progress, Recorder};

@@ -52,6 +52,17 @@ pub struct Progress {
     pub lost: u64,
 }
 
+/// Why a recording ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Its duration was over.
+    InTime,
+    /// All targets were gone.
+    Deserted,
+    /// It was told to.
+    Stopped,
+}
+
 /// Without urgent events the ring is drained this often: five wake-ups a second cost
 /// nothing that can be measured, and the ring holds more than two such ticks at 999 Hz.
 const TICK: Duration = Duration::from_millis(200);
@@ -191,9 +202,9 @@ impl Recorder {
         tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
     }
 
-    /// Records until the duration is over, `stop` is set or all targets are gone.
+    /// Records until the duration is over, `stop` is set or all targets are gone, and tells which.
     /// `observe` is called about once a second.
-    pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Progress)) -> Result<()> {
+    pub fn run(&mut self, stop: &AtomicBool, observe: &mut dyn FnMut(Progress)) -> Result<Ended> {
         let nominal_ns = self.sampler.backend().period_ns();
         let mut governor =
             self.options.max_overhead_percent.map(|percent| Governor::new(percent, nominal_ns));
@@ -202,7 +213,7 @@ impl Recorder {
             .duration
             .map(|duration| self.began.time_ns.saturating_add(duration.as_nanos() as u64));
         let mut next_second_ns = self.began.time_ns;
-        loop {
+        let ended = loop {
             let now_ns = monotonic_ns();
             if now_ns >= next_second_ns {
                 next_second_ns = now_ns + SECOND_NS;
@@ -212,13 +223,19 @@ impl Recorder {
                 self.bury_unheard(counters.events_lost);
             }
             let left_ns = end_ns.map_or(u64::MAX, |end_ns| end_ns.saturating_sub(now_ns));
-            if left_ns == 0 || self.is_deserted() || stop.load(Ordering::Relaxed) {
-                break;
+            if stop.load(Ordering::Relaxed) {
+                break Ended::Stopped;
+            }
+            if self.is_deserted() {
+                break Ended::Deserted;
+            }
+            if left_ns == 0 {
+                break Ended::InTime;
             }
             let busy = self.replay.coverage.is_busy() || now_ns < self.replay.burst_until_ns;
             let tick = if busy { BUSY_TICK } else { TICK };
             self.drain(tick.min(Duration::from_nanos(left_ns)))?;
-        }
+        };
         let accounts = self.close_accounts()?;
         self.sampler.backend_mut().disable()?;
         self.drain(Duration::ZERO)?;
@@ -226,7 +243,7 @@ impl Recorder {
         self.tell_open_waits(&accounts);
         self.replay.refresh_jit();
         self.replay.name_threads();
-        Ok(())
+        Ok(ended)
     }
 
     /// Whether all targets are gone, and none can come.

@@ -277,7 +277,8 @@ pub struct RecordArgs {
     #[arg(long, value_name = "PATH", help_heading = "Target")]
     pub cgroup: Option<PathBuf>,
 
-    /// A command to start; it is held until sampling is on
+    /// A command to start; it is held until sampling is on. When the duration is over, it gets SIGTERM, and SIGKILL if
+    /// it goes on for 2 s; Ctrl-C reaches it, too
     #[arg(last = true, value_name = "COMMAND", help_heading = "Target")]
     pub command: Vec<OsString>,
 

@@ -10,10 +10,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::backend::ChosenBackend;
 use super::{ExitCode, ModeChoice, OutputFile, Progress, RecordPlan, TargetPlan, report};
-use crate::agent::{Options, Recorder};
+use crate::agent::{Ended, Options, Recorder};
 use crate::model::{FileId, MappingKind, Profile};
+use crate::output::quantity::duration;
 use crate::symbolize::Config;
-use crate::target::launch::{self, Held};
+use crate::target::launch::{self, Ending, Held};
 use crate::target::select::{Selection, Selector, Wish};
 use crate::{Result, output};
 
@@ -30,6 +31,13 @@ struct Targets {
     held: Option<Held>,
 }
 
+/// A command that was started.
+struct Started {
+    child: Child,
+    /// How it was ended, or why not, where its recording was over before.
+    ended: Option<Result<Ending>>,
+}
+
 /// Records as planned and writes the result.
 pub fn run(plan: RecordPlan) -> Result<ExitCode> {
     let backend = ChosenBackend::of(&plan)?;
@@ -43,7 +51,7 @@ pub fn run(plan: RecordPlan) -> Result<ExitCode> {
         targets.notes.iter().for_each(|note| report::say(&format!("note: {note}\n")));
     }
     let progress = Progress::start(plan.duration, plan.quiet);
-    let (profile, child) = record(&plan, &backend, &mut targets, stop, &progress)?;
+    let (profile, started) = record(&plan, &backend, &mut targets, stop, &progress)?;
     progress.step("writing");
     let options = plan.fold_options();
     let written = destination.write(|writer| output::write(&profile, plan.format, &options, writer))?;
@@ -51,7 +59,9 @@ pub fn run(plan: RecordPlan) -> Result<ExitCode> {
     let lines =
         if plan.quiet { report::warning_lines(&profile) } else { report::end_lines(&profile, &written) };
     report::say(&lines);
-    tell_exit(child, plan.quiet);
+    if !plan.quiet {
+        started.and_then(exit_note).iter().for_each(|note| report::say(&format!("note: {note}\n")));
+    }
     Ok(if profile.sample_count() == 0 { ExitCode::NoSamples } else { ExitCode::Success })
 }
 
@@ -104,7 +114,7 @@ fn record(
     targets: &mut Targets,
     stop: &AtomicBool,
     progress: &Progress,
-) -> Result<(Profile, Option<Child>)> {
+) -> Result<(Profile, Option<Started>)> {
     let settings = backend.settings(plan);
     let sampler = backend.open(&settings)?;
     let options = Options {
@@ -123,12 +133,13 @@ fn record(
     recorder.prepare()?;
     recorder.enable()?;
     let child = targets.held.take().map(Held::release).transpose()?;
-    recorder.run(stop, &mut |now| progress.update(now.elapsed, now.samples, now.lost))?;
+    let ended = recorder.run(stop, &mut |now| progress.update(now.elapsed, now.samples, now.lost))?;
+    let started = child.map(|child| Started::after(child, ended, progress));
     let config =
         Config { source_lines: plan.lines || plan.inlines, inlined_calls: plan.inlines, ..Config::default() };
     let naming = &mut |module: &str| progress.step(&format!("naming the functions of {module}"));
     let profile = recorder.finish(targets.description.clone(), config, naming)?;
-    Ok((profile, child))
+    Ok((profile, started))
 }
 
 /// The rows of a held command's program, and of the libraries that nearly every program
@@ -160,10 +171,29 @@ fn raise_file_limit() {
     }
 }
 
-/// A started command that failed is worth a word; one that still runs is left alone.
-fn tell_exit(child: Option<Child>, quiet: bool) {
-    let status = child.and_then(|mut child| child.try_wait().ok().flatten());
-    if let Some(status) = status.filter(|status| !status.success() && !quiet) {
-        report::say(&format!("note: the command ended with exit code {}\n", launch::exit_code(status)));
+impl Started {
+    /// `child`, whose recording has ended: when the time is over, its time is, too. Ctrl-C has told it already.
+    fn after(mut child: Child, ended: Ended, progress: &Progress) -> Self {
+        progress.step("ending the command");
+        let ended = (ended == Ended::InTime).then(|| launch::end(&mut child));
+        Self { child, ended }
+    }
+}
+
+/// What is worth a word of a command: that it was ended, or that it failed. One that still runs is left alone.
+fn exit_note(mut started: Started) -> Option<String> {
+    match started.ended {
+        Some(Ok(Ending::Asked)) => Some("the command was ended by SIGTERM, as its time was over".to_owned()),
+        Some(Ok(Ending::Killed)) => {
+            let grace = duration(launch::GRACE);
+            Some(format!(
+                "the command was killed: it went on for {grace} after SIGTERM, as its time was over"
+            ))
+        }
+        Some(Err(error)) => Some(format!("the command still runs: {error}")),
+        Some(Ok(Ending::Itself)) | None => {
+            let status = started.child.try_wait().ok().flatten().filter(|status| !status.success())?;
+            Some(format!("the command ended with exit code {}", launch::exit_code(status)))
+        }
     }
 }

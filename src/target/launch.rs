@@ -1,13 +1,13 @@
 //! `-- COMMAND`: a child that is held right before `exec` until sampling is on.
 //!
 //! ```text
-//! txprof   find the command, fork ──► sampling on ──► release ──► wait
-//! child                      hold: read a pipe ..............► exec
+//! txprof   find the command, fork ──► sampling on ──► release ──► wait ──► end, if the time is over
+//! child                      hold: read a pipe ..............► exec ...........SIGTERM, 2 s, SIGKILL
 //! ```
 //!
 //! The child inherits environment, directory, standard streams and process group, so that
 //! Ctrl-C reaches both. If txprof dies while holding it, the child ends; once released it
-//! lives on, whatever happens to txprof.
+//! lives on, whatever happens to txprof, unless [`end`] is called.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{PipeWriter, Read, Write};
@@ -17,11 +17,19 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use nix::unistd::{AccessFlags, access};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::sys::launch::{GO, hold_before_exec};
 use crate::{Error, ErrorKind, Result, ResultExt};
+
+/// How long a command that was asked to end has for that: servers close what they have open in less.
+pub const GRACE: Duration = Duration::from_secs(2);
+
+/// Between two looks at whether it has ended.
+const STEP: Duration = Duration::from_millis(10);
 
 /// A started child that waits; it ends when this is dropped.
 #[derive(Debug)]
@@ -110,6 +118,42 @@ impl Drop for Held {
             let _ = child.wait();
         }
     }
+}
+
+/// How [`end`] ended a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It had ended before.
+    Itself,
+    /// It was asked to, by SIGTERM, and did.
+    Asked,
+    /// It went on for [`GRACE`] after it was asked to, and was killed.
+    Killed,
+}
+
+/// Ends a command that was released, and waits until it has ended: at most twice [`GRACE`]. What it has started is left
+/// alone, as is what nobody waits for in a shell.
+///
+/// Fails when the signal is not allowed, as to a command that has become another user's, and when even SIGKILL does not
+/// end it in time, as in a system call that cannot be interrupted.
+pub fn end(child: &mut Child) -> Result<Ending> {
+    let pid = child.id();
+    let intent = || format!("failed to end the command (pid {pid})");
+    if child.try_wait().context(intent)?.is_some() {
+        return Ok(Ending::Itself);
+    }
+    for (signal, ending) in [(Signal::SIGTERM, Ending::Asked), (Signal::SIGKILL, Ending::Killed)] {
+        // It is waited for here alone, so its pid is its own even if it has ended meanwhile.
+        kill(Pid::from_raw(pid.cast_signed()), signal).context(|| format!("{}: {signal}", intent()))?;
+        let deadline = Instant::now() + GRACE;
+        while Instant::now() < deadline {
+            if child.try_wait().context(intent)?.is_some() {
+                return Ok(ending);
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+    Err(Error::new(ErrorKind::System, format!("{}: it goes on after SIGKILL", intent())))
 }
 
 /// The exit code that stands for `status`: the child's own, or 128 + signal as shells have it.
