@@ -129,10 +129,30 @@ fn half_closing_clients_are_answered() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("the server answers");
     assert!(answer.ends_with("slept\n"), "{answer}");
+    assert_eq!(txprof(&["ps", "--socket", &agent.socket()]).stderr, "");
     let kept = agent.finish();
     let request = only(&kept, "half-closed");
     assert_eq!((request.status, kept.losses().len()), (RequestStatus::Ok, 0), "{request:?}");
     assert!(request.duration_ns > 29 * MS, "{request:?}");
+}
+
+/// Requests that cannot be seen, as TLS hides them from who looks at sockets, are told to be there.
+#[test]
+fn what_tls_hides_is_counted() {
+    use std::io::{Read, Write};
+    let Some(_turn) = turn() else { return };
+    let server = gunicorn_threads();
+    let agent = Agent::watch(&server.target.pid());
+    for first in [&b"\x16\x03\x01\x00\x05hello\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).expect("the server listens");
+        stream.write_all(first).expect("the server reads");
+        let _refused = stream.read(&mut [0; 100]);
+    }
+    let run = txprof(&["ps", "--socket", &agent.socket()]);
+    for words in ["note: 1 connections with TLS", "note: 1 connections with HTTP/2"] {
+        assert!(run.stderr.contains(words), "{run:?}");
+    }
+    assert!(agent.finish().losses().len() >= 2);
 }
 
 /// A server that is killed: the request that it did not answer has failed, with where its time went until then.

@@ -36,6 +36,8 @@ pub enum Ask {
     },
     /// How the agent is.
     Status,
+    /// What was lost so far: a list of [`Loss`](super::losses::Loss), those of nothing left out.
+    Losses,
 }
 
 /// Something asked, and where the answer goes.
@@ -205,6 +207,7 @@ pub(super) fn answer(service: &mut Service, question: Question) {
                 .with_hint("`txprof policy list` shows them")),
         },
         Ask::Status => to_value(&service.status()),
+        Ask::Losses => to_value(&service.losses().iter().filter(|loss| loss.count > 0).collect::<Vec<_>>()),
     };
     let _nobody_waits = question.reply.send(Answer::of(result));
 }

@@ -6,7 +6,7 @@ use tracing::warn;
 use super::growth::Growth;
 
 /// One kind of loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Loss {
     /// Its name for programs: `samples`.
     pub kind: &'static str,

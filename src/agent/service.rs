@@ -229,6 +229,8 @@ impl Service {
             ("sync", lost.lost_sync, "times that a connection made no sense"),
             ("transfers", counters.lane_lost, "transfers lost: the ring was full"),
             ("samples", counters.ring_full, "samples lost: the ring was full"),
+            ("tls", counters.tls, "connections with TLS inside of the process: what they ask is not seen"),
+            ("http2", counters.http2, "connections with HTTP/2: what they ask is not seen"),
         ];
         let own = own.into_iter().map(|(kind, count, what)| Loss::new(kind, count, what));
         own.chain(self.recorder.losses(counters)).collect()

@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
 use super::args::PsArgs;
 use super::columns::columns;
 use super::report::printable;
-use super::{ExitCode, kept};
+use super::{ExitCode, kept, report};
 use crate::agent::control::{Ask, ask};
 use crate::agent::in_flight::InFlightRow;
 use crate::agent::places::default_socket;
@@ -18,12 +21,26 @@ pub(super) fn socket_path(socket: Option<&Path>) -> Result<PathBuf> {
     socket.map_or_else(default_socket, |path| Ok(path.to_owned()))
 }
 
-/// Prints a line for each request.
-pub fn run(args: &PsArgs) -> Result<ExitCode> {
-    let answer = ask(&socket_path(args.socket.as_deref())?, &Ask::Ps)?;
-    let rows: Vec<InFlightRow> = serde_json::from_value(answer).map_err(|error| {
+/// What was lost, as the agent's answer tells it.
+#[derive(Debug, Deserialize)]
+struct Lost {
+    count: u64,
+    what: String,
+}
+
+fn answer<T: DeserializeOwned>(socket: &Path, question: &Ask) -> Result<T> {
+    serde_json::from_value(ask(socket, question)?).map_err(|error| {
         Error::new(ErrorKind::Corrupt, format!("the agent's answer makes no sense: {error}"))
-    })?;
+    })
+}
+
+/// Prints a line for each request, and what the agent lost so far on standard error.
+pub fn run(args: &PsArgs) -> Result<ExitCode> {
+    let socket = socket_path(args.socket.as_deref())?;
+    let rows: Vec<InFlightRow> = answer(&socket, &Ask::Ps)?;
+    for Lost { count, what } in answer::<Vec<Lost>>(&socket, &Ask::Losses)? {
+        report::say(&format!("note: {count} {}\n", printable(&what)));
+    }
     let mut text = String::new();
     if args.json {
         for row in &rows {
