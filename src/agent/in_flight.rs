@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::postgres::backends_waited_for;
 use super::recorder::Recorder;
 use super::replay::Replay;
 use crate::model::snapshot::Activity;
@@ -30,7 +31,8 @@ pub struct InFlightRow {
     pub thread: String,
     /// What the thread is about: `running`, or what it waits for.
     pub state: String,
-    /// The PostgreSQL backend that woke the thread last, since the request began.
+    /// The PostgreSQL backend of this machine whose answer the thread waits for; where it waits for something else, that
+    /// which woke it last since the request began.
     pub postgres_pid: Option<u32>,
     /// It had begun before it was watched.
     pub is_partial: bool,
@@ -42,6 +44,11 @@ pub(super) fn in_flight(recorder: &Recorder) -> Vec<InFlightRow> {
     let requests = replay.requests.iter().flat_map(|requests| requests.tracker.in_flight());
     let mut rows: Vec<InFlightRow> = requests.map(|(_, request)| row(replay, request)).collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.elapsed_ns));
+    let threads: Vec<(u32, u32)> = rows.iter().map(|row| (row.pid, row.tid)).collect();
+    let waited_for = backends_waited_for(&threads);
+    for row in &mut rows {
+        row.postgres_pid = waited_for.get(&row.tid).copied().or(row.postgres_pid);
+    }
     rows
 }
 

@@ -29,6 +29,7 @@ pub mod naming;
 pub mod notify;
 mod offspring;
 pub mod places;
+mod postgres;
 pub mod process;
 pub mod python;
 pub mod recorder;

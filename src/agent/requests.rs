@@ -11,12 +11,13 @@ use super::capture::{Capture, CaughtStack, Observation, RawFrame, Tally};
 use super::minute::Minute;
 use super::offspring::Offspring;
 use super::wait_names::WaitNames;
+use super::waits::has_woken;
 use crate::lane::{Connection, Direction, LaneEvent, Segment};
 use crate::model::{Attributes, RequestStatus, ThreadState, ThreadSums};
 use crate::sys::abi::comm_text;
 use crate::sys::clock::monotonic_ns;
 use crate::sys::lane_record::{LanePart, LaneRecord, Transfer};
-use crate::sys::wait_record::{ThreadRecord, WaitPart, WaitRecord};
+use crate::sys::wait_record::{ThreadRecord, WaitPart, WaitRecord, Waker};
 use crate::transaction::lives::{Life, Lives};
 use crate::transaction::timeline::{Measure, Moment, Timeline};
 use crate::transaction::tracker::{Act, Finished, RequestKey, Resumed, Span, Tracker};
@@ -150,7 +151,9 @@ impl Requests {
         if matches!(record.part, WaitPart::Woken(_) | WaitPart::Opened(_)) {
             return;
         }
-        if let Some(waker) = record.waker.filter(|waker| waker.comm.starts_with(b"postgres")) {
+        // What ran when a timer's interrupt came has nothing to do with it.
+        let is_backend = |waker: &Waker| waker.comm.starts_with(b"postgres") && has_woken(waker);
+        if let Some(waker) = record.waker.filter(is_backend) {
             if self.backends.len() >= MAX_NAMES {
                 self.backends.clear();
             }

@@ -501,7 +501,7 @@ fn add_bare(
 
 /// Whether the thread that ran ended the wait, not what interrupted it. What is sent to this very machine arrives in a
 /// softirq on top of the sender.
-fn has_woken(waker: &Waker) -> bool {
+pub(super) fn has_woken(waker: &Waker) -> bool {
     /// System calls that send: write, sendto, sendmsg, shutdown, connect, close, writev, sendfile, splice,
     /// pwritev2, sendmmsg, io_uring_enter.
     const SENDS: [i64; 12] = [

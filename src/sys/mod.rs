@@ -16,5 +16,6 @@ pub mod ptrace;
 pub mod remote_memory;
 pub mod rights;
 pub mod signal;
+pub mod sock_diag;
 pub mod table_memory;
 pub mod wait_record;

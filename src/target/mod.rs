@@ -13,6 +13,7 @@
 pub mod candidate;
 pub mod cgroup;
 mod closest_names;
+pub mod far_end;
 pub mod launch;
 pub mod mapped_file;
 pub mod namespace;

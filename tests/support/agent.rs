@@ -11,7 +11,7 @@ use txprof::model::Request;
 use txprof::store::{Filter, StoreReader, StoredRequest};
 use txprof::sys::clock::monotonic_ns;
 
-use super::{scratch, wait_within};
+use super::{scratch, txprof, wait_within};
 
 /// The agent; dropping it kills it.
 #[derive(Debug)]
@@ -74,6 +74,13 @@ impl Agent {
     /// Where it answers questions.
     pub fn socket(&self) -> String {
         self.directory.path().join("socket").to_string_lossy().into_owned()
+    }
+
+    /// The requests in flight, as `txprof ps --json` tells them.
+    pub fn in_flight(&self) -> Vec<serde_json::Value> {
+        let run = txprof(&["ps", "--json", "--socket", &self.socket()]);
+        assert_eq!(run.code, 0, "{run:?}");
+        run.stdout.lines().map(|line| serde_json::from_str(line).expect("lines are JSON")).collect()
     }
 
     /// What it said so far.

@@ -32,7 +32,7 @@ pub use folded::{Folded, Line};
 pub use golden::{golden, golden_picture};
 pub use history::{History, stolen_ns};
 pub use http::{Asked, Client, ask_many, request_text};
-pub use postgres::Postgres;
+pub use postgres::{Cluster, Lock, Postgres, Waiter};
 pub use profile::{completeness, processes, weight_ns};
 pub use python::{
     Python, chains, lines_of, marked_lines, python_versions, pythons, pythons_with_packages,

@@ -5,7 +5,9 @@
 //! [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when it is gone. Pids are those of the
 //! pid namespace that `/proc` was mounted in.
 
+mod call;
 mod maps;
+mod network;
 mod process_tree;
 mod stat;
 mod status;
@@ -20,8 +22,10 @@ use std::path::PathBuf;
 
 use crate::{Result, ResultExt};
 
-pub use descriptor::file_of_descriptor;
+pub use call::{Call, call, parse_call};
+pub use descriptor::{file_of_descriptor, socket_of_descriptor, sockets};
 pub use maps::{MAX_MAPPINGS, parse_mappings, read_mappings};
+pub use network::{TcpConnection, network_namespace, parse_tcp_connections, tcp_connections};
 pub use process_tree::{descendants, pids, thread_ids};
 pub use stat::{Stat, parse_stat, read_stat};
 pub use status::{Status, parse_status, read_status};

@@ -1,6 +1,6 @@
 //! What a thread is about, as `/proc/PID/task/TID` tells it.
 
-use super::{read_small, read_stat};
+use super::{call, read_small, read_stat};
 use crate::Result;
 use crate::model::snapshot::Activity;
 
@@ -23,10 +23,7 @@ pub fn switches(tid: u32) -> Option<u64> {
 /// What it is about now. Needs the right to trace it for the name of a system call.
 pub fn activity(tid: u32) -> Result<Activity> {
     let state = read_stat(tid)?.state;
-    // `-1 0xSP 0xPC` for one that waits outside of a system call, `running` for one that runs.
-    let call = read_small(tid, "syscall").unwrap_or_default();
-    let number = std::str::from_utf8(&call).ok().and_then(|text| text.split(' ').next()?.parse::<i64>().ok());
-    let name = number.filter(|number| *number >= 0).map(system_call);
+    let name = call(tid).map(|call| system_call(call.number));
     Ok(match (state, name) {
         ('R', _) => Activity::Running,
         ('D', name) => Activity::Uninterruptible(name.unwrap_or_else(|| "the kernel".to_owned())),

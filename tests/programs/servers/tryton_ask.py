@@ -1,7 +1,8 @@
 """Asks the Tryton at 127.0.0.1:argv[1] for argv[2] different things from four threads, each with an ID of its own, over
 connections that are kept, with bodies that are compressed or not, to be answered with a result or with an error inside of
 status 200. Tells each as a line of its own: ID, RPC method, user, whether it failed, and who the user is that the server's
-answer names, separated by tabs; `-` is none."""
+answer names, separated by tabs; `-` is none. With `held` as argv[3] it says `ready` when it has logged in, and goes on when it
+gets a line."""
 import base64
 import gzip
 import http.client
@@ -9,7 +10,7 @@ import json
 import sys
 import threading
 
-port, count = int(sys.argv[1]), int(sys.argv[2])
+port, count = map(int, sys.argv[1:3])
 # From Tryton 8 on, and before.
 PATHS = "/tryton/rpc/", "/tryton/"
 ERROR = "UserError"
@@ -77,6 +78,9 @@ def ask(session, numbers):
 body = json.dumps({"id": 0, "method": "common.db.login", "params": ["admin", {"password": "admin"}]}).encode()
 path = next(path for path in PATHS if post(path, "probe", body, None, False)[0] == 200)
 session = login("login")
+if "held" in sys.argv[3:]:
+    print("ready", flush=True)
+    sys.stdin.readline()
 workers = [threading.Thread(target=ask, args=(session, range(first, count, 4))) for first in range(4)]
 for worker in workers:
     worker.start()
