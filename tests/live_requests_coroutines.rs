@@ -7,12 +7,12 @@ mod support;
 
 use std::collections::HashMap;
 
-use support::{Agent, Noted, Server, ask_many, python_with_packages, start_server, turn};
+use support::{Agent, Noted, Server, ask_many, python_with_packages, some_pythons, start_server, turn};
 use txprof::model::{Binding, Request};
 use txprof::store::StoredRequest;
 
 const CONNECTIONS: usize = 100;
-const COUNT: usize = 2000;
+const COUNT: usize = 1000;
 /// Before a thread was sampled in a coroutine it is not known to run any.
 const FIRST: usize = 200;
 
@@ -94,4 +94,13 @@ fn coroutines_of_uvicorn_are_told_apart() {
     let arguments =
         ["--port", "{port}", "--loop", "asyncio", "--log-level", "critical", "task_app:asynchronous"];
     prove("uvicorn", &start_server(&python_with_packages(), "uvicorn", &arguments));
+}
+
+/// The standard library's streams, on interpreters with each form of frames: a coroutine serves a connection.
+#[test]
+fn coroutines_of_connections_are_told_apart() {
+    let Some(_turn) = turn() else { return };
+    for python in some_pythons() {
+        prove(&python.name, &start_server(&python, "stream_server.py", &["{port}"]));
+    }
 }

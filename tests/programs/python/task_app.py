@@ -1,6 +1,6 @@
 """Truth: the request for /N works in the function `work_N` alone, for some 2 ms of CPU time in four pieces, between which it
 sleeps while others work; each is written down as ../servers/request_app.py tells, with the CPU time that its own pieces
-took. /quick answers at once. ASGI: `task_app:asynchronous`; see ../python/oracle.py for $ORACLE."""
+took. /quick answers at once. ASGI: `task_app:asynchronous`; see oracle.py for $ORACLE."""
 import asyncio
 import os
 import random
@@ -33,17 +33,22 @@ async def handle(work):
     return burnt
 
 
-async def asynchronous(scope, receive, send):
-    if scope["type"] != "http":
-        return
+async def answer(path, number):
+    """The body for `path`, written down under `number`."""
     began, burnt = time.monotonic_ns(), 0
-    work = WORK.get(scope["path"])
+    work = WORK.get(path)
     if work:
         burnt = await handle(work)
-    number = dict(scope["headers"]).get(b"x-request-id", b"").decode()
     if number:
         line = "%s %d %d %d %d\n" % (number, threading.get_native_id(), began, time.monotonic_ns(), burnt)
         os.write(log, line.encode())
-    body = b"%d\n" % burnt
+    return b"%d\n" % burnt
+
+
+async def asynchronous(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    number = dict(scope["headers"]).get(b"x-request-id", b"").decode()
+    body = await answer(scope["path"], number)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
