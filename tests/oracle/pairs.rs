@@ -111,10 +111,10 @@ mod tests {
     use super::*;
 
     fn ours(tid: u32, time_ns: u64) -> Vec<u8> {
-        let mut bytes = [0; 96];
+        let mut bytes = [0; 104];
         bytes[0..8].copy_from_slice(&time_ns.to_ne_bytes());
         bytes[12] = 1; // EVENT_SAMPLE
-        bytes[40..44].copy_from_slice(&tid.to_ne_bytes());
+        bytes[48..52].copy_from_slice(&tid.to_ne_bytes());
         bytes.to_vec()
     }
 
