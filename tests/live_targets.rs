@@ -143,9 +143,13 @@ fn interrupt_reaches_the_command() {
     let Some(_turn) = turn() else { return };
     let directory = scratch();
     let file = directory.path().join("interrupted");
-    let line = format!("trap 'touch {}; exit 0' INT; echo ready; while :; do :; done", file.display());
-    let mut child = Command::new(env!("CARGO_BIN_EXE_txprof"))
-        .args(["record", "-d", "60", "-o"])
+    // It ends by itself, some ten seconds later. Who ignores the signal cannot trap it: jobs in the background do.
+    let line = format!(
+        "trap 'touch {}; exit 0' INT; echo ready; i=0; while [ $i -lt 9000000 ]; do i=$((i + 1)); done",
+        file.display()
+    );
+    let mut child = Command::new("env")
+        .args(["--default-signal=INT", env!("CARGO_BIN_EXE_txprof"), "record", "-d", "60", "-o"])
         .arg(directory.path().join("out.folded"))
         .args(["--", "sh", "-c", &line])
         .env("TXPROF_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
