@@ -295,10 +295,13 @@ static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved
 	if (!lane || lane->role == LANE_OTHER)
 		return 0;
 	__u64 now = bpf_ktime_get_ns();
+	if (moved == 0 && direction == LANE_SENT)
+		return 0; /* of nothing */
 	if (moved <= 0) {
+		/* Only Internet sockets tell when they are closed. */
+		__u8 half = moved == 0 && is_internet(sk) ? direction : 0;
 		if (lane->role == LANE_SERVER && moved != -11 && moved != -4 && moved != -512) /* EAGAIN, EINTR, ERESTARTSYS */
-			/* Only Internet sockets tell when they are closed. */
-			tell_end(sk, pid, moved == 0 && is_internet(sk) ? direction : 0, now);
+			tell_end(sk, pid, half, now);
 		return 0;
 	}
 	struct buffers buffers;

@@ -18,7 +18,7 @@
 #ifndef TXPROF_OFF_CPU_H
 #define TXPROF_OFF_CPU_H
 
-#include "budget.h"
+#include "wait.h"
 
 /* THREAD_SIZE without KASAN, arch/x86/include/asm/page_64_types.h */
 #define KERNEL_STACK_BYTES 16384
@@ -40,110 +40,6 @@ static __always_inline int is_interrupt(void *ctx, __s32 call)
 
 /* Frames of this program and of what calls it, which are not the waker's. */
 #define OWN_FRAMES 2
-
-static __always_inline void fill_wait(struct scratch *scratch, const struct thread *thread, __u32 type,
-				      __u64 pid_tgid, __u64 now)
-{
-	struct wait_event *wait = &scratch->wait;
-	wait->head.time_ns = now;
-	wait->head.pid = pid_tgid >> 32;
-	wait->head.type = type;
-	wait->began_ns = thread->wait_began_ns;
-	wait->blocked_ns = thread->wait_blocked_ns;
-	wait->queue_ns = thread->wait_queue_ns;
-	wait->run_sum_ns = run_sum_ns(thread, now);
-	wait->queue_sum_ns = thread->queue_ns;
-	wait->argument = thread->argument;
-	wait->holder = 0;
-	wait->holder_frame[0] = 0;
-	wait->holder_frame[1] = 0;
-	wait->object = (struct wait_object){};
-	wait->tid = (__u32)pid_tgid;
-	wait->sequence = thread->sequence;
-	wait->call = thread->call;
-	wait->waker_pid = thread->waker_pid;
-	wait->waker_tid = thread->waker_tid;
-	wait->waker_call = thread->waker_call;
-	wait->flags = thread->flags;
-	__builtin_memcpy(wait->waker_comm, thread->waker_comm, COMM_BYTES);
-}
-
-#define FORMAT_BITS 0170000 /* S_IFMT, include/uapi/linux/stat.h */
-#define FORMAT_SOCKET 0140000
-
-/* What the descriptor `number` of the current process stands for, if it is one. */
-static __always_inline void note_object(struct wait_object *object, __u64 number)
-{
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files = BPF_CORE_READ(table, fd), *file = 0;
-	if (number >= BPF_CORE_READ(table, max_fds) ||
-	    bpf_probe_read_kernel(&file, sizeof(file), files + number) || !file)
-		return;
-	object->inode = BPF_CORE_READ(file, f_inode, i_ino);
-	object->mode = BPF_CORE_READ(file, f_inode, i_mode) & FORMAT_BITS;
-	if (object->mode != FORMAT_SOCKET)
-		return;
-	struct socket *socket = BPF_CORE_READ(file, private_data);
-	struct sock *sock = BPF_CORE_READ(socket, sk);
-	object->family = BPF_CORE_READ(sock, __sk_common.skc_family);
-	object->local_port = BPF_CORE_READ(sock, __sk_common.skc_num);
-	object->remote_port = __builtin_bswap16(BPF_CORE_READ(sock, __sk_common.skc_dport));
-	if (object->family == 2) /* AF_INET */
-		BPF_CORE_READ_INTO((__u32 *)object->address, sock, __sk_common.skc_daddr);
-	else if (object->family == 10) /* AF_INET6 */
-		BPF_CORE_READ_INTO((struct in6_addr_bytes *)object->address, sock, __sk_common.skc_v6_daddr);
-}
-
-/* The record of a wait and the stack of the current thread. `kernel` of `kernel_count` words, if any, were
- * copied to scratch->frames. `gil_waiter` is that thread, if it waited for Python's lock. 0 when it went up. */
-static __always_inline int emit_stack(struct scratch *scratch, __u64 pid_tgid, __u64 kernel_count, __u64 now,
-				      struct thread *gil_waiter)
-{
-	__u32 pid = pid_tgid >> 32;
-	struct process *process = bpf_map_lookup_elem(&processes, &pid);
-	struct process seen = { .pid = pid };
-	if (process)
-		seen = copy_process(process, pid);
-	fill_sample_head(scratch, pid_tgid, &seen, 0, now);
-	scratch->sample.kernel_count = kernel_count;
-	if (save_entry_registers(scratch))
-		scratch->sample.outcome = OUTCOME_NO_USER_REGISTERS;
-	else if (process)
-		walk_stacks(scratch, &seen, (__u32)pid_tgid, now);
-	if (gil_waiter && scratch->sample.flags & SAMPLE_PYTHON_THREAD) {
-		find_holder(scratch, gil_waiter);
-		note_holder(scratch, gil_waiter, now);
-	}
-	__u64 bytes = sizeof(struct wait_event) + sizeof(struct sample_event) + frames_bytes(scratch);
-	if (bpf_ringbuf_output(&ring, &scratch->wait, bytes, ring_flags(scratch->sample.outcome)))
-		return -1;
-	count(COUNTER_WAITS, 1);
-	count(COUNTER_OFF_CPU_NS, bpf_ktime_get_ns() - now);
-	return 0;
-}
-
-static __always_inline int emit_more(const struct thread *thread, __u32 sequence, __u64 pid_tgid, __u64 now)
-{
-	struct wait_event wait = {
-		.head = { .time_ns = now, .pid = pid_tgid >> 32, .type = EVENT_WAIT_MORE },
-		.began_ns = thread->wait_began_ns,
-		.blocked_ns = thread->wait_blocked_ns,
-		.queue_ns = thread->wait_queue_ns,
-		.run_sum_ns = run_sum_ns(thread, now),
-		.queue_sum_ns = thread->queue_ns,
-		.argument = thread->argument,
-		.tid = (__u32)pid_tgid,
-		.sequence = sequence,
-		.call = thread->call,
-		.waker_pid = thread->waker_pid,
-		.waker_tid = thread->waker_tid,
-		.waker_call = thread->waker_call,
-		.flags = thread->flags,
-	};
-	__builtin_memcpy(wait.waker_comm, thread->waker_comm, COMM_BYTES);
-	return bpf_ringbuf_output(&ring, &wait, sizeof(wait), RING_LAZY);
-}
 
 /* Takes the stack of a wait that begins outside of a system call. The thread is still the current one. 1 when it
  * did. */
@@ -283,54 +179,6 @@ int thread_waking(__u64 *ctx)
 	if (!tell_waker(ctx, task, thread, now))
 		sum_cost(now);
 	return 0;
-}
-
-/* Tells that the wait for Python's lock that was told last took longer, and who has the lock. 0 when it went up. */
-static __always_inline int tell_retry(struct scratch *scratch, struct thread *thread, __u64 pid_tgid, __u64 now)
-{
-	__u32 pid = pid_tgid >> 32, zero = 0;
-	struct process *process = bpf_map_lookup_elem(&processes, &pid);
-	const struct python *all = bpf_map_lookup_elem(&pythons, &zero);
-	fill_wait(scratch, thread, EVENT_WAIT_MORE, pid_tgid, now);
-	scratch->wait.sequence = thread->gil_sequence;
-	if (process && all) {
-		struct process seen = copy_process(process, pid);
-		if (seen.python && seen.python < python_capacity) {
-			scratch->python = all[seen.python];
-			note_holder(scratch, thread, now);
-		}
-	}
-	return bpf_ringbuf_output(&ring, &scratch->wait, sizeof(struct wait_event), RING_LAZY);
-}
-
-/* Tells the wait of the system call that ends, with the stack of the current thread. 0 when it went up. */
-static __always_inline int tell_wait(struct thread *thread, __u64 now)
-{
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct scratch *scratch = find_scratch(CONTEXT_EXIT);
-	if (!scratch || __sync_lock_test_and_set(&scratch->is_busy, 1))
-		return -1;
-	int failed;
-	if (is_gil_retry(thread)) {
-		failed = tell_retry(scratch, thread, pid_tgid, now);
-		scratch->is_busy = 0;
-		return failed;
-	}
-	thread->sequence++;
-	fill_wait(scratch, thread, EVENT_WAIT, pid_tgid, now);
-	note_object(&scratch->wait.object, thread->argument);
-	bpf_probe_read_kernel(scratch->frames, sizeof(thread->kernel), thread->kernel);
-	__u64 words = thread->kernel_count;
-	if (words > MAX_WAIT_KERNEL_FRAMES) /* cannot be; said for the verifier */
-		words = MAX_WAIT_KERNEL_FRAMES;
-	failed = emit_stack(scratch, pid_tgid, words, now, thread->flags & WAIT_GIL ? thread : 0);
-	scratch->is_busy = 0;
-	if (!failed && thread->flags & WAIT_GIL) {
-		thread->gil_sequence = thread->sequence;
-		thread->gil_ip = thread->ip;
-		thread->gil_sp = thread->sp;
-	}
-	return failed;
 }
 
 /* Whether the wait under way, as long as it is by now, gets a stack. */

@@ -65,6 +65,12 @@ static __always_inline int read_word(__u64 address, __u64 *value)
 	return bpf_probe_read_user(value, 8, (void *)address);
 }
 
+/* What a frame calls its code, without the tags of 3.14. */
+static __always_inline __u64 code_address(__u64 word)
+{
+	return word & ~7ull & PYTHON_FRAME_ADDRESS;
+}
+
 static __always_inline int read_thread(struct scratch *scratch, __u64 address)
 {
 	__u32 bytes = scratch->python.thread_bytes;
@@ -154,7 +160,8 @@ __noinline int find_thread(struct scratch *scratch, __u32 tid, __u64 now)
 		/* A new thread may not be in the list yet, and live for one request only. */
 		if (!known->thread && is_recent && now - known->searched_ns < SEARCH_VALID_NS / 20)
 			return 1;
-		if (known->thread && known->searched_ns && known->found < 2 && !read_thread(scratch, known->thread) && is_own_thread(scratch) &&
+		if (known->thread && known->searched_ns && known->found < 2 &&
+		    !read_thread(scratch, known->thread) && is_own_thread(scratch) &&
 		    (is_active_thread(scratch) || !python->thread_active_mask || is_recent)) {
 			walk->thread = known->thread;
 			return 0;
@@ -373,7 +380,7 @@ static long walk_python_frame(__u32 unused, struct loop *loop)
 	if (bytes > PYTHON_FRAME_BYTES || bpf_probe_read_user(scratch->python_frame, bytes, (void *)walk->frame))
 		return end_python_walk(scratch, OUTCOME_READ_FAILED);
 	__u64 previous = WORD_AT(scratch->python_frame, python->frame_previous);
-	__u64 code = WORD_AT(scratch->python_frame, python->frame_code) & ~7ull & PYTHON_FRAME_ADDRESS;
+	__u64 code = code_address(WORD_AT(scratch->python_frame, python->frame_code));
 	__u8 owner = BYTE_AT(scratch->python_frame, python->frame_owner);
 	__u64 word, details = 0, address = walk->frame;
 	walk->frame = previous;
@@ -518,7 +525,7 @@ static long step_to_coroutine(__u32 unused, struct coroutine_walk *walk)
 	if (read_word(address + python->frame_previous, &previous) || read_word(address + python->frame_code, &code))
 		return 1;
 	walk->frame = previous;
-	code = code & ~7ull & PYTHON_FRAME_ADDRESS;
+	code = code_address(code);
 	if (bpf_probe_read_user(&flags, 4, (void *)(code + python->code_flags)) || !(flags & CODE_COROUTINE))
 		return 0;
 	/* What has such a flag may be no call of Python at all. */
