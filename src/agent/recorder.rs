@@ -190,6 +190,7 @@ impl Recorder {
 
     /// Begins to sample.
     pub fn enable(&mut self) -> Result<()> {
+        self.sampler.backend_mut().attach()?;
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         self.began = Baseline {
             time_ns: monotonic_ns(),

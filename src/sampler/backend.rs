@@ -91,7 +91,11 @@ pub trait Backend {
     fn name(&self) -> &'static str;
     /// What makes a sample: `cpu-clock`, `cycles`.
     fn event(&self) -> &'static str;
-    /// Starts to sample.
+    /// Does what takes long before sampling can start, some tens of milliseconds as a rule; nothing is told yet.
+    fn attach(&mut self) -> Result<()> {
+        Ok(())
+    }
+    /// Starts to sample, after [`Self::attach`].
     fn enable(&mut self) -> Result<()>;
     /// Ends to sample; what was caught is still delivered by [`Self::poll`].
     fn disable(&mut self) -> Result<()>;

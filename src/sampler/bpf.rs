@@ -83,14 +83,17 @@ impl Backend for BpfBackend {
         }
     }
 
-    /// Attaching starts the clocks, so this is the moment to attach.
+    fn attach(&mut self) -> Result<()> {
+        if self.sees_waits { self.bpf.attach_off_cpu() } else { Ok(()) }
+    }
+
+    /// Threads are accounted for from here on. Attaching to the clocks starts them, so this is the moment.
     fn enable(&mut self) -> Result<()> {
+        if self.sees_waits {
+            let _nothing_passed_yet = self.bpf.account()?;
+        }
         for event in &self.clock.events {
             self.bpf.attach_sampler(event)?;
-        }
-        if self.sees_waits {
-            self.bpf.attach_off_cpu()?;
-            let _nothing_passed_yet = self.bpf.account()?;
         }
         if self.lane.is_some() {
             self.bpf.attach_lane()?;
