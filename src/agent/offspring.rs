@@ -43,15 +43,9 @@ impl Piece {
 
     /// How much of it lies between `from_ns` and `to_ns`.
     fn within(&self, from_ns: u64, to_ns: u64) -> u64 {
-        let lies_in_it = (from_ns..to_ns).contains(&self.from_ns);
         match self.tick_ns {
-            Some(tick_ns) => {
-                if lies_in_it {
-                    tick_ns
-                } else {
-                    0
-                }
-            }
+            Some(tick_ns) if (from_ns..to_ns).contains(&self.from_ns) => tick_ns,
+            Some(_) => 0,
             None => self.to_ns.min(to_ns).saturating_sub(self.from_ns.max(from_ns)),
         }
     }
@@ -90,5 +84,43 @@ impl Offspring {
             times = shares(&times, whole_ns).unwrap_or_default();
         }
         pieces.iter().zip(times).map(|(piece, ns)| (piece.thread, piece.stack, ns)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::capture::CaughtStack;
+    use crate::model::{Outcome, ThreadState};
+
+    /// Waits count for what of them lies in the responder's, samples where they were taken; what several did at once is
+    /// scaled to the wait, and samples that share a weight say nothing.
+    #[test]
+    fn work_is_that_in_the_wait() {
+        let mut timeline = Timeline::new(1 << 16);
+        let stack = StackAt { epoch: 0, stack: CaughtStack::empty(Outcome::Complete, false) };
+        for (tid, at_ns, measure, weight) in [
+            (7, 10, Measure::Exact, 30), // till 40
+            (7, 50, Measure::Tick, 20),
+            (8, 90, Measure::Exact, 60), // till 150
+            (8, 55, Measure::Share, 1000),
+            (8, 170, Measure::Tick, 20), // it had died
+        ] {
+            let state = ThreadState::Blocked;
+            timeline.push(tid, Moment { at_ns, state, measure, stack, coroutine: None, count: 1, weight });
+        }
+        let life = |tid| Life { pid: 1, tid, name: String::new(), parent_tid: 1, born_ns: 5, died_ns: 160 };
+        let (one, other) = (life(7), life(8));
+        let mut offspring = Offspring::new([(0, &one), (1, &other)].into_iter(), &timeline);
+        let mut during = |from_ns, to_ns| -> Vec<(u32, u64)> {
+            let mut done: Vec<_> =
+                offspring.during(from_ns, to_ns).iter().map(|(thread, _, ns)| (*thread, *ns)).collect();
+            done.sort_unstable();
+            done
+        };
+        assert_eq!(during(20, 100), [(0, 20), (0, 20), (1, 10)]);
+        assert_eq!(during(45, 55), [(0, 10)]);
+        assert_eq!(during(160, 200), []);
+        assert_eq!(during(49, 101).iter().map(|(_, ns)| ns).sum::<u64>(), 31);
     }
 }

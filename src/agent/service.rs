@@ -72,10 +72,6 @@ pub struct ServiceStatus {
     pub samples_lost: u64,
     /// Times that a thread came to a CPU or left it without the kernel's telling.
     pub switches_mended: u64,
-    /// Connections that began with TLS, which the process itself ends: what is asked there is not seen.
-    pub tls_connections: u64,
-    /// Connections that began with HTTP/2: likewise.
-    pub http2_connections: u64,
     /// Requests in flight.
     pub in_flight: usize,
     /// Processes that are watched, ascending.
@@ -253,8 +249,6 @@ impl Service {
             transfers_lost: counters.lane_lost,
             samples_lost: counters.ring_full,
             switches_mended: counters.switches_mended,
-            tls_connections: counters.tls,
-            http2_connections: counters.http2,
             in_flight: requests.map_or(0, |requests| requests.tracker.in_flight().count()),
             processes: self.recorder.replay.processes.keys().copied().collect(),
             own_cpu_ns: super::self_stats::own_cpu_ns(),
