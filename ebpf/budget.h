@@ -8,7 +8,7 @@
 
 #include "gil.h"
 
-/* So many stacks in `wait_window_ns` on one CPU are wanted: 1,000 a second cost one to two percent of a CPU. With more, the
+/* So many stacks in `wait_window_ns` on one CPU are wanted: 400 a second cost half a percent of a CPU. With more, the
  * length from which on each wait has a stack is doubled until these suffice. Of those that are shorter, but not below
  * the threshold, each thread has one taken whenever they have lasted THIN_SHARE times as long together: a sample of
  * the time waited. */
@@ -25,21 +25,22 @@ struct budget {
 	__u32 padding;
 };
 
-/* key: 0; how many stacks this CPU took, and how many of who ends a wait. */
+/* key: 1 of waits for Python's lock, where each needs two stacks to be understood, else 0; how many stacks this CPU took,
+ * and how many of who ends a wait. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, struct budget);
 } budgets SEC(".maps");
 
 enum verdict { TOO_SHORT = 1, THIN, SAMPLE, TAKE, NO_ROOM };
 
-static __always_inline struct budget *find_budget(__u64 now)
+static __always_inline struct budget *find_budget(const struct thread *thread, __u64 now)
 {
-	__u32 zero = 0;
-	struct budget *budget = bpf_map_lookup_elem(&budgets, &zero);
-	if (budget && now - budget->window_ns > wait_window_ns) {
+	__u32 key = (thread->flags & WAIT_GIL) != 0;
+	struct budget *budget = bpf_map_lookup_elem(&budgets, &key);
+	if (budget && now - budget->window_ns > (key ? gil_window_ns : wait_window_ns)) {
 		if (budget->doublings && budget->taken < WAIT_BUDGET / 2)
 			budget->doublings--;
 		budget->window_ns = now;
@@ -67,7 +68,7 @@ static __always_inline int is_sample(struct thread *thread, const struct budget 
 /* Whether a wait of this length gets a stack. */
 static __always_inline enum verdict judge_wait(struct thread *thread, __u64 waited_ns, __u64 now)
 {
-	struct budget *budget = find_budget(now);
+	struct budget *budget = find_budget(thread, now);
 	if (!budget)
 		return NO_ROOM;
 	if (waited_ns < min_wait_ns)
@@ -93,7 +94,7 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 /* Whether the end of a wait of this length has its waker told: it is to no avail if the wait has no stack then. */
 static __always_inline int may_tell_waker(struct thread *thread, __u64 waited_ns, int hands_over, __u64 now)
 {
-	struct budget *budget = find_budget(now);
+	struct budget *budget = find_budget(thread, now);
 	if (!budget || budget->wakers >= 2 * WAIT_BUDGET)
 		return 0;
 	if (waited_ns < threshold_ns(budget) && !(hands_over && is_sample(thread, budget, waited_ns)))
@@ -103,9 +104,9 @@ static __always_inline int may_tell_waker(struct thread *thread, __u64 waited_ns
 }
 
 /* Whether a wait that begins, nobody knows how long, gets one. */
-static __always_inline int may_open(__u64 now)
+static __always_inline int may_open(const struct thread *thread, __u64 now)
 {
-	struct budget *budget = find_budget(now);
+	struct budget *budget = find_budget(thread, now);
 	return budget && budget->taken < WAIT_BUDGET && ++budget->taken;
 }
 

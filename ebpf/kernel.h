@@ -64,8 +64,21 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
+/* kernel/sched/sched.h */
+struct rq {
+	__u64 clock; /* of the CPU, up to date as threads switch */
+};
+struct cfs_rq {
+	struct rq *rq;
+};
+
 /* include/linux/sched.h */
+struct sched_info {
+	unsigned long long run_delay; /* ns queued for a CPU, as /proc/PID/schedstat says */
+	unsigned long long last_queued; /* since when it is queued, by the clock of the run queue; 0: it is not */
+};
 struct sched_entity {
+	struct cfs_rq *cfs_rq;
 	__u64 exec_start;       /* up to when `sum_exec_runtime` counts, by the clock of the CPU */
 	__u64 sum_exec_runtime; /* ns on a CPU */
 };
@@ -79,11 +92,13 @@ struct task_struct {
 	char comm[16];
 	void *stack;
 	struct sched_entity se;
+	struct sched_info sched_info; /* CONFIG_SCHED_INFO */
 	unsigned int __state;
 	unsigned int flags;
 	int on_cpu;
 	unsigned long nvcsw, nivcsw;
 	void *task_works; /* to be done before it returns to user mode */
+	void *bpf_storage; /* of all maps; 0: there is nothing of it in any */
 };
 
 /* arch/x86/include/asm/ptrace.h */

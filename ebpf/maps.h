@@ -19,6 +19,7 @@ const volatile __u32 wakeup_bytes = 1;     /* fill of the ring that wakes userla
 const volatile __u32 cpu_capacity = 1;     /* CPUs that `scratches` has room for, in each context */
 const volatile __u32 min_wait_ns = 0;      /* shorter waits have no stack */
 const volatile __u32 wait_window_ns = 1;   /* in which WAIT_BUDGET stacks of waits are wanted on one CPU */
+const volatile __u32 gil_window_ns = 1;    /* likewise, of waits for the lock of a Python */
 const volatile __u32 base_share = 1;       /* one tick in so many is a sample, outside of requests */
 const volatile __u8 follow_children = 1;
 const volatile __u8 watch_all = 0;         /* report exec and fork of every process */

@@ -8,6 +8,8 @@
  *	                                   kernel stack, if it was     │ user stack, by the
  *	                                   long: it stands still there │ thread itself
  *
+ * When it was woken the scheduler tells with the switch (woken_ns), so wake-ups themselves are watched only where it matters
+ * who ends a wait.
  * A wait inside a system call has its user stack taken when the call ends: it is the same
  * as when the call began, and only then is known whether it is worth taking. The switch asks
  * for that with a task work (Linux 6.18), which nobody else pays for; all waits of the call up to
@@ -46,7 +48,7 @@ static __always_inline int is_interrupt(void *ctx, __s32 call)
 static __always_inline int open_wait(void *ctx, struct task_struct *task, struct thread *thread, __u64 now)
 {
 	struct scratch *scratch = find_scratch(CONTEXT_SWITCH);
-	if (!scratch || !may_open(now))
+	if (!scratch || !may_open(thread, now))
 		return 0;
 	thread->sequence++;
 	thread->flags |= WAIT_OPEN;
@@ -60,13 +62,19 @@ static __always_inline int open_wait(void *ctx, struct task_struct *task, struct
 	return 1;
 }
 
-/* What a run cost is added up here: one in so many is measured, those that took a stack always. */
+/* What a run costs is measured in one of so many; those that take a stack measure that, too. */
 #define COST_SHARE 64
 
-static __always_inline void sum_cost(__u64 began)
+/* When a run that is measured began; 0: it is not. */
+static __always_inline __u64 begin_cost(__u64 now)
 {
-	if (began / 16 % COST_SHARE == 0)
-		count(COUNTER_OFF_CPU_NS, (bpf_ktime_get_ns() - began) * COST_SHARE);
+	return now / 16 % COST_SHARE ? 0 : bpf_ktime_get_ns();
+}
+
+static __always_inline void end_cost(__u64 began_ns)
+{
+	if (began_ns)
+		count(COUNTER_OFF_CPU_NS, (bpf_ktime_get_ns() - began_ns) * COST_SHARE);
 }
 
 /* Whether the current thread is where it was when its wait began: else a new program was executed, or a signal's end
@@ -105,7 +113,7 @@ static __always_inline int switch_out(void *ctx, struct task_struct *task, struc
 		sum_bare(thread);
 	}
 	end_state(thread, now);
-	note_exec(task, thread, now);
+	note_accounts(task, thread, now);
 	thread->state = is_blocked ? THREAD_BLOCKED : THREAD_QUEUED;
 	if (!thread->wait_began_ns)
 		thread->wait_began_ns = now;
@@ -160,24 +168,35 @@ static __always_inline void note_waker(void *ctx, struct thread *thread)
 		thread->flags |= WAIT_INTERRUPT;
 }
 
+/* Whether who wakes a thread may matter: to be told, or because the thread waits for the lock of some Python, the first of
+ * which is element 1. */
+static __always_inline int watches_wakers(void)
+{
+	__u32 zero = 0;
+	const struct python *all = bpf_map_lookup_elem(&pythons, &zero);
+	return waker_stacks || waker_names || (all && python_capacity > 1 && all[1].instance);
+}
+
 /* TP_PROTO(struct task_struct *p): about to be woken, by the current thread or what interrupted it. */
 SEC("tp_btf/sched_waking")
 int thread_waking(__u64 *ctx)
 {
 	struct task_struct *task = (struct task_struct *)ctx[0];
+	if (tells_queues(task) && !watches_wakers())
+		return 0;
 	struct thread *thread = find_thread_of(task);
 	if (!thread || !thread->since_ns || thread->state != THREAD_BLOCKED)
 		return 0;
-	__u64 now = bpf_ktime_get_ns();
-	__u64 blocked = passed_ns(thread, now);
-	thread->blocked_ns += blocked;
-	thread->wait_blocked_ns += blocked;
-	thread->since_ns = now;
+	int is_wanted = waker_stacks || waker_names || thread->flags & WAIT_GIL;
+	if (!is_wanted && tells_queues(task))
+		return 0;
+	__u64 now = bpf_ktime_get_ns(), cost = begin_cost(now);
+	end_state(thread, now);
 	thread->state = THREAD_QUEUED;
-	if (waker_stacks || waker_names || thread->flags & WAIT_GIL)
+	if (is_wanted)
 		note_waker(ctx, thread);
 	if (!tell_waker(ctx, task, thread, now))
-		sum_cost(now);
+		end_cost(cost);
 	return 0;
 }
 
@@ -296,7 +315,7 @@ static __always_inline void resume_call(struct task_struct *task, struct thread 
 {
 	if (!has_task_work) {
 		__u64 waited = thread->wait_queue_ns + thread->wait_blocked_ns;
-		if (kernel_frames && !thread->kernel_count && waited >= threshold_ns(find_budget(now)))
+		if (kernel_frames && !thread->kernel_count && waited >= threshold_ns(find_budget(thread, now)))
 			thread->kernel_count = save_kernel_stack(task, thread);
 		return;
 	}
@@ -323,7 +342,7 @@ static __always_inline void switch_in(struct task_struct *task, struct thread *t
 	if (thread->state == THREAD_RUNNING)
 		mend_state(task, thread, now);
 	else
-		end_state(thread, now);
+		end_absence(task, thread, now);
 	thread->state = THREAD_RUNNING;
 	if (thread->in_call) {
 		resume_call(task, thread, now);
@@ -351,11 +370,11 @@ int thread_switch(__u64 *ctx)
 		if (!coming)
 			return 0;
 	}
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = switch_time(out), cost = begin_cost(now);
 	int is_told = switch_out(ctx, out, leaving, !ctx[0] && ctx[3], now);
 	switch_in(in, coming, now);
 	if (!is_told)
-		sum_cost(now);
+		end_cost(cost);
 	return 0;
 }
 

@@ -6,6 +6,7 @@
 #ifndef TXPROF_THREADS_H
 #define TXPROF_THREADS_H
 
+#include "clock.h"
 #include "sample.h"
 
 #define SYS_FUTEX 202 /* arch/x86/entry/syscalls/syscall_64.tbl */
@@ -14,16 +15,26 @@
  * PUSH_AND_CLEAR_REGS rax=$-ENOSYS. Behind the call, on the way to user mode, it is the call's result. */
 #define CALL_RUNS (-38)
 
+/* What each switch touches comes first, in three lines of cache. */
 struct thread {
 	__u64 since_ns; /* when `state` began; 0: not seen yet */
 	__u64 run_ns, queue_ns, blocked_ns;
 	__u64 exec_ns; /* by the scheduler's own account, when `state` was last no longer, or not yet, THREAD_RUNNING */
-	__u64 short_queue_ns, short_blocked_ns, thin_queue_ns, thin_blocked_ns, bare_queue_ns, bare_blocked_ns;
-	__u64 thin_ns; /* in waits between two samples of them */
+	__u64 delay_ns; /* queued by the scheduler's own account, when it left its CPU */
+	__u8 state;          /* enum thread_state */
+	__u8 in_call;
+	__u8 flags;          /* WAIT_* of the wait under way */
+	__u8 kernel_count;
+	__u8 due;            /* enum verdict: a stack that was asked for; 0: none */
 	/* The wait under way: of this system call, or since it was told open. */
 	__u64 wait_began_ns, wait_queue_ns, wait_blocked_ns;
-	__u64 argument;
 	__u64 ip, sp; /* in user mode, when it began */
+	__u64 argument;
+	__s32 call;
+	__u32 open_sequence; /* told when it began; 0: was not */
+	__u64 short_queue_ns, short_blocked_ns, thin_queue_ns, thin_blocked_ns, bare_queue_ns, bare_blocked_ns;
+	__u32 short_count, thin_count, bare_count;
+	__u64 thin_ns; /* in waits between two samples of them */
 	/* The last wait for Python's lock that was told. */
 	__u64 gil_ip, gil_sp, gil_ended_ns;
 	__u64 gil_holder_at; /* where the interpreter says who has that lock; 0: not known */
@@ -31,15 +42,8 @@ struct thread {
 	__u32 parent_tid; /* which made it at born_ns; 0: that was not seen */
 	__u32 gil_sequence;
 	__u32 sequence; /* of the last wait that was told */
-	__u32 short_count, thin_count, bare_count;
 	__u32 waker_pid, waker_tid;
-	__s32 call, waker_call;
-	__u32 open_sequence; /* told when it began; 0: was not */
-	__u8 state;          /* enum thread_state */
-	__u8 in_call;
-	__u8 flags;          /* WAIT_* of the wait under way */
-	__u8 kernel_count;
-	__u8 due;            /* enum verdict: a stack that was asked for; 0: none */
+	__s32 waker_call;
 	char waker_comm[COMM_BYTES];
 	__u64 kernel[MAX_WAIT_KERNEL_FRAMES]; /* where the wait stood */
 };
@@ -56,7 +60,7 @@ struct {
 
 static __always_inline struct thread *find_thread_of(struct task_struct *task)
 {
-	return bpf_task_storage_get(&threads, task, 0, 0);
+	return task->bpf_storage ? bpf_task_storage_get(&threads, task, 0, 0) : 0;
 }
 
 static __always_inline struct pt_regs___kernel *entry_registers(struct task_struct *task)
@@ -151,11 +155,27 @@ static __always_inline __u64 passed_ns(const struct thread *thread, __u64 now)
 	return now > since_ns ? now - since_ns : 0;
 }
 
+/* Of the time up to `now` that a thread has been blocked for as far as is known here, how much it was queued in truth: woken, by
+ * the scheduler's account. That is why no wake-up needs to be watched for the time. */
+static __always_inline __u64 woken_ns(struct task_struct *task, const struct thread *thread, __u64 now)
+{
+	if (!tells_queues(task) || thread->state != THREAD_BLOCKED)
+		return 0;
+	struct clock *clock = find_clock();
+	__u64 since_ns = task->sched_info.last_queued, queued = task->sched_info.run_delay - thread->delay_ns;
+	if (clock && since_ns) {
+		__s64 present = now - clock->lead - since_ns;
+		queued += present > 0 ? present : 0;
+	}
+	__u64 passed = passed_ns(thread, now);
+	return queued < passed ? queued : passed;
+}
+
 /* Adds the time in the state that ends to the sums. */
 static __always_inline void end_state(struct thread *thread, __u64 now)
 {
 	__u64 passed = passed_ns(thread, now);
-	thread->since_ns = now;
+	thread->since_ns += passed;
 	if (thread->state == THREAD_BLOCKED) {
 		thread->blocked_ns += passed;
 		thread->wait_blocked_ns += passed;
@@ -167,31 +187,33 @@ static __always_inline void end_state(struct thread *thread, __u64 now)
 	}
 }
 
-/* key: 0; by how much CLOCK_MONOTONIC is ahead of this CPU's scheduler, as of the last thread of a target that left it;
- * 0: none did. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} clock_leads SEC(".maps");
-
-/* Notes the scheduler's account of a thread that is about to leave its CPU: it counts up to now. */
-static __always_inline void note_exec(struct task_struct *task, struct thread *thread, __u64 now)
+/* As above, of a thread that comes to a CPU. */
+static __always_inline void end_absence(struct task_struct *task, struct thread *thread, __u64 now)
 {
-	__u32 zero = 0;
-	__u64 *lead = bpf_map_lookup_elem(&clock_leads, &zero);
-	if (lead)
-		*lead = now - task->se.exec_start;
+	__u64 queued = woken_ns(task, thread, now);
+	if (queued) {
+		end_state(thread, now - queued);
+		thread->state = THREAD_QUEUED;
+	}
+	end_state(thread, now);
+}
+
+/* Notes the scheduler's accounts of a thread that is about to leave its CPU: they count up to now. */
+static __always_inline void note_accounts(struct task_struct *task, struct thread *thread, __u64 now)
+{
+	if (tells_queues(task))
+		thread->delay_ns = task->sched_info.run_delay;
+	struct clock *clock = find_clock();
+	if (clock)
+		clock->exec_lead = now - task->se.exec_start;
 	thread->exec_ns = task->se.sum_exec_runtime;
 }
 
 /* For how long a thread has run by the scheduler's account, up to now: that is brought up to date at ticks and switches. */
 static __always_inline __u64 exec_up_to(struct task_struct *task, __u64 now)
 {
-	__u32 zero = 0;
-	__u64 *lead = bpf_map_lookup_elem(&clock_leads, &zero);
-	__s64 behind = lead && *lead ? now - *lead - task->se.exec_start : 0;
+	struct clock *clock = find_clock();
+	__s64 behind = clock && clock->exec_lead ? now - clock->exec_lead - task->se.exec_start : 0;
 	return task->se.sum_exec_runtime + (behind > 0 ? behind : 0);
 }
 
@@ -244,7 +266,7 @@ static __always_inline __u64 run_sum_ns(const struct thread *thread, __u64 now)
 static __always_inline void fill_thread(struct thread_event *event, struct task_struct *task,
 					const struct thread *thread, __u64 now)
 {
-	__u64 passed = passed_ns(thread, now);
+	__u64 passed = passed_ns(thread, now), woken = woken_ns(task, thread, now);
 	__builtin_memset(event, 0, sizeof(*event)); /* a literal would be copied, which the stack has no room for */
 	event->head.time_ns = now;
 	event->head.pid = task->tgid;
@@ -265,7 +287,7 @@ static __always_inline void fill_thread(struct thread_event *event, struct task_
 	event->bare_count = thread->bare_count;
 	event->tid = task->pid;
 	event->open_sequence = thread->open_sequence;
-	event->state = thread->state;
+	event->state = woken ? THREAD_QUEUED : thread->state;
 	event->call = thread->call;
 	event->argument = thread->argument;
 	event->thread_pointer = BPF_CORE_READ(task, thread.fsbase);
@@ -279,8 +301,10 @@ static __always_inline void fill_thread(struct thread_event *event, struct task_
 		event->queue_ns += passed;
 		event->open_queue_ns += passed;
 	} else {
-		event->blocked_ns += passed;
-		event->open_blocked_ns += passed;
+		event->blocked_ns += passed - woken;
+		event->open_blocked_ns += passed - woken;
+		event->queue_ns += woken;
+		event->open_queue_ns += woken;
 	}
 	BPF_CORE_READ_INTO(&event->thread_comm, task, comm);
 	BPF_CORE_READ_INTO(&event->process_comm, task, group_leader, comm);
@@ -297,6 +321,8 @@ static __always_inline struct thread *meet_thread(struct task_struct *task)
 	thread->flags = WAIT_NO_WAKER;
 	__u64 now = bpf_ktime_get_ns();
 	thread->exec_ns = task->se.sum_exec_runtime;
+	if (tells_queues(task))
+		thread->delay_ns = task->sched_info.run_delay;
 	thread->state = task->on_cpu ? THREAD_RUNNING : task->__state ? THREAD_BLOCKED : THREAD_QUEUED;
 	struct pt_regs___kernel *registers = entry_registers(task);
 	if (registers && thread->state != THREAD_RUNNING) {

@@ -86,7 +86,8 @@ static __always_inline int emit_stack(struct scratch *scratch, __u64 pid_tgid, _
 	if (bpf_ringbuf_output(&ring, &scratch->wait, bytes, ring_flags(scratch->sample.outcome)))
 		return -1;
 	count(COUNTER_WAITS, 1);
-	count(COUNTER_OFF_CPU_NS, bpf_ktime_get_ns() - now);
+	__u64 ended_ns = bpf_ktime_get_ns(); /* `now` may be by the scheduler's clock */
+	count(COUNTER_OFF_CPU_NS, ended_ns > now ? ended_ns - now : 0);
 	return 0;
 }
 

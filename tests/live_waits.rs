@@ -136,6 +136,41 @@ fn threads_that_share_a_cpu_queue() {
     assert!(placed / (queue * waits.elapsed_ns) > 0.95, "{placed}");
 }
 
+/// The times that threads of a process ran and were queued, by the scheduler's own account.
+fn accounts(pid: &str) -> Vec<(u64, [f64; 2])> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives").flatten();
+    let of_thread = |task: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).expect("threads stay");
+        let mut words = text.split(' ').map(|word| word.parse().expect("a number"));
+        let tid = task.file_name().to_str().and_then(|name| name.parse().ok()).expect("a tid");
+        (tid, [words.next().expect("run"), words.next().expect("queued")])
+    };
+    tasks.map(of_thread).collect()
+}
+
+/// Eight threads wake each other all the time on one CPU: each is queued for as long as the scheduler itself says.
+#[test]
+fn woken_threads_are_queued() {
+    let Some(_turn) = turn() else { return };
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(built("switches")).args(["2000", "4"]);
+    let target = Target::start_burning(command);
+    let (before, began) = (accounts(&target.pid()), std::time::Instant::now());
+    let waits = watch(&target.pid(), "3s", &[]);
+    let (after, elapsed_ns) = (accounts(&target.pid()), began.elapsed().as_nanos() as f64);
+    assert_none(&waits.wrong_sums(|_| true));
+    let truths = before.iter().zip(&after).filter(|((_, [run, _]), (_, [now, _]))| now > run);
+    assert_eq!(truths.clone().count(), 8);
+    for ((tid, before), (_, after)) in truths {
+        let thread = waits.threads.iter().find(|thread| thread["tid"] == *tid).expect("it is told");
+        for (name, before, after) in [("run_ns", before[0], after[0]), ("queue_ns", before[1], after[1])] {
+            let (seen, truth) = (Waits::ns(thread, name) / waits.elapsed_ns, (after - before) / elapsed_ns);
+            println!("{tid} {name}: {seen:.4} of the time, by the scheduler {truth:.4}");
+            assert!((seen - truth).abs() < 0.02, "{tid} {name}: {seen}, by the scheduler {truth}");
+        }
+    }
+}
+
 /// Under each wait stands who ended it, and from where: a thread, or what nobody did.
 #[test]
 fn wakers_are_told() {

@@ -217,6 +217,7 @@ fn settings(config: &Config, follows: bool) -> SamplerSettings {
         off_cpu: Some(OffCpuSettings {
             min_wait_ns: MIN_WAIT_NS,
             stacks_per_second: WAITS_PER_SECOND,
+            gil_stacks_per_second: WAITS_PER_SECOND,
             wakers: false,
         }),
         lane: Some(LaneSettings { base_share: (sampling.request_hz / sampling.hz).max(1) }),

@@ -109,8 +109,10 @@ pub enum ModeChoice {
 
 /// A wait's stack costs some 5 µs, so even threads that do nothing but wait this long are slowed by less than a tenth.
 const MIN_WAIT_NS: u32 = 50_000;
-/// Stacks of waits a second on one CPU: they cost one to two percent of it.
-const WAITS_PER_SECOND: u32 = 1000;
+/// Stacks of waits a second on one CPU: they cost half a percent of it.
+const WAITS_PER_SECOND: u32 = 400;
+/// Of those for Python's lock: four threads that compute hand it over some hundred times a second.
+const GIL_WAITS_PER_SECOND: u32 = 1000;
 
 /// What takes the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -215,6 +217,15 @@ pub(super) fn view(native: bool, python_only: bool) -> View {
     }
 }
 
+fn settings_of_waits(min_wait_ns: u32, wakers: bool) -> OffCpuSettings {
+    OffCpuSettings {
+        min_wait_ns,
+        stacks_per_second: WAITS_PER_SECOND,
+        gil_stacks_per_second: GIL_WAITS_PER_SECOND,
+        wakers,
+    }
+}
+
 /// What is asked for of waits; an error where these are not seen.
 fn off_cpu(
     mode: ModeChoice,
@@ -225,7 +236,7 @@ fn off_cpu(
     if matches!(mode, ModeChoice::Wall | ModeChoice::OffCpu) {
         let min_wait_ns =
             min_wait.map_or(MIN_WAIT_NS, |wait| u32::try_from(wait.as_nanos()).unwrap_or(u32::MAX));
-        return Ok(Some(OffCpuSettings { min_wait_ns, stacks_per_second: WAITS_PER_SECOND, wakers }));
+        return Ok(Some(settings_of_waits(min_wait_ns, wakers)));
     }
     match about_waits.iter().find(|(given, _)| *given) {
         Some((_, flag)) => Err(invalid(format!("`{flag}` is about waits, which this mode does not see"))
@@ -350,9 +361,7 @@ mod tests {
     #[test]
     fn waits_belong_to_their_modes() {
         let of = |line: &str| plan(line).map(|plan| plan.off_cpu);
-        let waits = |min_wait_ns, wakers| {
-            Some(OffCpuSettings { min_wait_ns, stacks_per_second: WAITS_PER_SECOND, wakers })
-        };
+        let waits = |min_wait_ns, wakers| Some(settings_of_waits(min_wait_ns, wakers));
         assert_eq!(of("record -p 1 --mode wall").expect("valid"), waits(50_000, false));
         assert_eq!(
             of("record -p 1 --mode off-cpu --min-wait 4s --wakers").expect("valid"),

@@ -297,7 +297,7 @@ fn configure(open: &mut OpenObject, settings: &BpfSettings, has_task_work: bool)
             "pythons" => map.set_value_size(settings.capacity.pythons * 120)?,
             "ring" => map.set_max_entries(settings.ring_bytes)?,
             "scratches" => map.set_max_entries(settings.cpu_capacity.saturating_mul(contexts))?,
-            "threads" | "budgets" | "clock_leads" | "stack_works" => map.set_autocreate(sees_waits)?,
+            "threads" | "budgets" | "clocks" | "stack_works" => map.set_autocreate(sees_waits)?,
             "lanes" => map.set_autocreate(settings.lane.is_some())?,
             _ if name.ends_with(".rodata") => {
                 if let Some(data) = map.initial_value_mut() {
@@ -312,6 +312,7 @@ fn configure(open: &mut OpenObject, settings: &BpfSettings, has_task_work: bool)
 
 /// The `const volatile` settings at the top of `maps.h`, in their order there.
 fn write_settings(data: &mut [u8], settings: &BpfSettings, has_task_work: bool) {
+    let [window_ns, gil_window_ns] = settings.off_cpu.map_or([1; 2], |off_cpu| off_cpu.windows_ns());
     let words = [
         settings.capacity.rows,
         settings.capacity.pages,
@@ -320,7 +321,8 @@ fn write_settings(data: &mut [u8], settings: &BpfSettings, has_task_work: bool) 
         settings.ring_bytes / 4,
         settings.cpu_capacity,
         settings.off_cpu.map_or(0, |off_cpu| off_cpu.min_wait_ns),
-        settings.off_cpu.map_or(1, |off_cpu| off_cpu.window_ns()),
+        window_ns,
+        gil_window_ns,
         settings.lane.map_or(1, |lane| lane.base_share.max(1)),
     ];
     let switches = [

@@ -12,16 +12,20 @@ pub struct OffCpuSettings {
     pub min_wait_ns: u32,
     /// Stacks of waits a second on one CPU; with more, shorter waits have stacks by sample only.
     pub stacks_per_second: u32,
+    /// And those of waits for Python's lock, which come on top.
+    pub gil_stacks_per_second: u32,
     /// The stacks of those who end waits are told, not only of those who give up Python's lock.
     pub wakers: bool,
 }
 
 impl OffCpuSettings {
-    /// The time in which the kernel side wants `WAIT_BUDGET` of `budget.h`, at most a second.
+    /// The times in which the kernel side wants `WAIT_BUDGET` of `budget.h`, at most a second: of waits, and of those for
+    /// Python's lock.
     #[cfg(feature = "bpf")]
-    pub(crate) fn window_ns(&self) -> u32 {
+    pub(crate) fn windows_ns(&self) -> [u32; 2] {
         const WAIT_BUDGET: u32 = 10;
-        WAIT_BUDGET * (1_000_000_000 / self.stacks_per_second.max(WAIT_BUDGET))
+        [self.stacks_per_second, self.gil_stacks_per_second]
+            .map(|wanted| WAIT_BUDGET * (1_000_000_000 / wanted.max(WAIT_BUDGET)))
     }
 }
 

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only
+ *
+ * CLOCK_MONOTONIC by the scheduler's clocks, which it has read before it
+ * switches: to read the hardware's again is a third of what a switch costs here.
+ */
+#ifndef TXPROF_CLOCK_H
+#define TXPROF_CLOCK_H
+
+#include "maps.h"
+
+/* After this, how far the two are apart is found anew: the kernel lets CLOCK_MONOTONIC run faster or slower by 1 in 2,000
+ * at most (MAXFREQ, include/linux/timex.h), half a microsecond in that time. */
+#define CLOCK_PERIOD_NS 1000000
+#define CLOCK_SLEW 1024
+
+/* By how much CLOCK_MONOTONIC is ahead of two clocks of this CPU. */
+struct clock {
+	__u64 checked_ns; /* by the run queue's clock, when `lead` was found; 0: never */
+	__u64 lead;       /* of that clock */
+	__u64 exec_lead;  /* of the one that tasks' run time is measured by, as of the last thread that left; 0: none did */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1); /* key: 0 */
+	__type(key, __u32);
+	__type(value, struct clock);
+} clocks SEC(".maps");
+
+static __always_inline struct clock *find_clock(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&clocks, &zero);
+}
+
+/* What passes between the scheduler's reading and this one counts as lead, and a host may pause the CPU just then: a lead
+ * that has grown by more than the clocks can drift is such a pause. */
+static __always_inline void check_clock(struct clock *clock, __u64 queue_ns)
+{
+	__u64 lead = bpf_ktime_get_ns() - queue_ns;
+	__s64 growth = lead - clock->lead, allowed = (queue_ns - clock->checked_ns) / CLOCK_SLEW;
+	clock->lead = clock->checked_ns && growth > allowed ? clock->lead + allowed : lead;
+	clock->checked_ns = queue_ns;
+}
+
+/* Whether this kernel's scheduler tells since when a thread is queued, by a clock that is known here: CONFIG_SCHED_INFO,
+ * CONFIG_FAIR_GROUP_SCHED. */
+static __always_inline int tells_queues(struct task_struct *task)
+{
+	return bpf_core_field_exists(task->sched_info.last_queued) && bpf_core_field_exists(task->se.cfs_rq);
+}
+
+/* When the switch by which `out` leaves this CPU happens. */
+static __always_inline __u64 switch_time(struct task_struct *out)
+{
+	struct clock *clock = find_clock();
+	if (!clock || !bpf_core_field_exists(out->se.cfs_rq)) /* CONFIG_FAIR_GROUP_SCHED */
+		return bpf_ktime_get_ns();
+	__u64 queue_ns = out->se.cfs_rq->rq->clock;
+	if (queue_ns - clock->checked_ns > CLOCK_PERIOD_NS)
+		check_clock(clock, queue_ns);
+	return queue_ns + clock->lead;
+}
+
+#endif
