@@ -14,6 +14,7 @@
  * the time waited. */
 #define WAIT_BUDGET 10
 #define MAX_STACKS 40 /* in that time, even of waits that all are long */
+#define OPEN_BUDGET 3 /* in that time, of waits whose length nobody knows yet */
 #define MAX_DOUBLINGS 8
 #define THIN_SHARE 8
 
@@ -73,15 +74,18 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 		return NO_ROOM;
 	if (waited_ns < min_wait_ns)
 		return TOO_SHORT;
+	int is_told = thread->flags & WAIT_TOLD;
+	/* Where who ends a wait is told with a stack, the wait was judged then, if Python's lock was handed over. */
+	int was_judged = waker_stacks && thread->flags & (WAIT_TOLD | WAIT_UNTOLD);
 	if (waited_ns < threshold_ns(budget)) {
-		/* One that ended with Python's lock handed over was judged then, for the stack of who did that. */
-		if (thread->flags & (WAIT_TOLD | WAIT_UNTOLD) ? !(thread->flags & WAIT_TOLD) :
-								!is_sample(thread, budget, waited_ns))
+		if (thread->flags & WAIT_UNTOLD && !is_told)
+			return THIN;
+		if (!was_judged && !is_sample(thread, budget, waited_ns))
 			return THIN;
 		budget->taken++;
 		return SAMPLE;
 	}
-	if (thread->flags & WAIT_TOLD || budget->taken++ < WAIT_BUDGET)
+	if ((was_judged && is_told) || budget->taken++ < WAIT_BUDGET)
 		return TAKE;
 	if (budget->doublings < MAX_DOUBLINGS) {
 		budget->doublings++;
@@ -91,13 +95,13 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 	return budget->taken < MAX_STACKS ? TAKE : NO_ROOM;
 }
 
-/* Whether the end of a wait of this length has its waker told: it is to no avail if the wait has no stack then. */
+/* Whether the end of a wait of this length has its waker told: a stack of that is to no avail if the wait has none then. */
 static __always_inline int may_tell_waker(struct thread *thread, __u64 waited_ns, int hands_over, __u64 now)
 {
 	struct budget *budget = find_budget(thread, now);
-	if (!budget || budget->wakers >= 2 * WAIT_BUDGET)
+	if (!budget || budget->wakers >= (waker_stacks ? 2 : 8) * WAIT_BUDGET)
 		return 0;
-	if (waited_ns < threshold_ns(budget) && !(hands_over && is_sample(thread, budget, waited_ns)))
+	if (waker_stacks && waited_ns < threshold_ns(budget) && !(hands_over && is_sample(thread, budget, waited_ns)))
 		return 0;
 	budget->wakers++;
 	return 1;
@@ -107,7 +111,7 @@ static __always_inline int may_tell_waker(struct thread *thread, __u64 waited_ns
 static __always_inline int may_open(const struct thread *thread, __u64 now)
 {
 	struct budget *budget = find_budget(thread, now);
-	return budget && budget->taken < WAIT_BUDGET && ++budget->taken;
+	return budget && budget->taken < OPEN_BUDGET && ++budget->taken;
 }
 
 #endif

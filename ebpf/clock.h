@@ -11,13 +11,18 @@
 /* After this, how far the two are apart is found anew: the kernel lets CLOCK_MONOTONIC run faster or slower by 1 in 2,000
  * at most (MAXFREQ, include/linux/timex.h), half a microsecond in that time. */
 #define CLOCK_PERIOD_NS 1000000
-#define CLOCK_SLEW 1024
+#define CLOCK_SLEW 2048
+/* What was found longer ago than this is forgotten, and the least of so many new readings counts. */
+#define CLOCK_STALE_NS 10000000
+#define CLOCK_READINGS 4
 
 /* By how much CLOCK_MONOTONIC is ahead of two clocks of this CPU. */
 struct clock {
 	__u64 checked_ns; /* by the run queue's clock, when `lead` was found; 0: never */
 	__u64 lead;       /* of that clock */
 	__u64 exec_lead;  /* of the one that tasks' run time is measured by, as of the last thread that left; 0: none did */
+	__u32 unsettled;  /* readings that are missing to trust `lead` */
+	__u32 padding;
 };
 
 struct {
@@ -33,14 +38,20 @@ static __always_inline struct clock *find_clock(void)
 	return bpf_map_lookup_elem(&clocks, &zero);
 }
 
-/* What passes between the scheduler's reading and this one counts as lead, and a host may pause the CPU just then: a lead
- * that has grown by more than the clocks can drift is such a pause. */
-static __always_inline void check_clock(struct clock *clock, __u64 queue_ns)
+/* What passes between the scheduler's reading and this one counts as lead, so a short one is right, and one that has grown by
+ * more than the clocks can drift is a pause of the CPU by its host, or work of the scheduler. */
+static __always_inline void check_clock(struct clock *clock, __u64 queue_ns, __u64 now)
 {
-	__u64 lead = bpf_ktime_get_ns() - queue_ns;
-	__s64 growth = lead - clock->lead, allowed = (queue_ns - clock->checked_ns) / CLOCK_SLEW;
-	clock->lead = clock->checked_ns && growth > allowed ? clock->lead + allowed : lead;
+	__u64 lead = now - queue_ns, passed = queue_ns - clock->checked_ns;
+	__s64 growth = lead - clock->lead, allowed = clock->unsettled ? 0 : passed / CLOCK_SLEW;
+	if (passed > CLOCK_STALE_NS)
+		clock->unsettled = CLOCK_READINGS;
+	else if (growth > allowed)
+		lead = clock->lead + allowed;
+	clock->lead = lead;
 	clock->checked_ns = queue_ns;
+	if (clock->unsettled)
+		clock->unsettled--;
 }
 
 /* Whether this kernel's scheduler tells since when a thread is queued, by a clock that is known here: CONFIG_SCHED_INFO,
@@ -50,16 +61,25 @@ static __always_inline int tells_queues(struct task_struct *task)
 	return bpf_core_field_exists(task->sched_info.last_queued) && bpf_core_field_exists(task->se.cfs_rq);
 }
 
-/* When the switch by which `out` leaves this CPU happens. */
-static __always_inline __u64 switch_time(struct task_struct *out)
+/* The clock of the run queue that a thread is in, or was in last; 0: it is not to be had. */
+static __always_inline __u64 run_queue_clock(struct task_struct *task)
+{
+	return bpf_core_field_exists(task->se.cfs_rq) ? task->se.cfs_rq->rq->clock : 0;
+}
+
+/* When the switch from `out` to `in` happens. */
+static __always_inline __u64 switch_time(struct task_struct *out, struct task_struct *in)
 {
 	struct clock *clock = find_clock();
-	if (!clock || !bpf_core_field_exists(out->se.cfs_rq)) /* CONFIG_FAIR_GROUP_SCHED */
+	__u64 queue_ns = run_queue_clock(out);
+	if (!clock || !queue_ns)
 		return bpf_ktime_get_ns();
-	__u64 queue_ns = out->se.cfs_rq->rq->clock;
-	if (queue_ns - clock->checked_ns > CLOCK_PERIOD_NS)
-		check_clock(clock, queue_ns);
-	return queue_ns + clock->lead;
+	if (!clock->unsettled && queue_ns - clock->checked_ns <= CLOCK_PERIOD_NS)
+		return queue_ns + clock->lead;
+	__u64 now = bpf_ktime_get_ns();
+	if (in->pid) /* else the scheduler has just looked for work on other CPUs, which takes its time */
+		check_clock(clock, queue_ns, now);
+	return now;
 }
 
 #endif

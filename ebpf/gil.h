@@ -32,6 +32,15 @@ static __always_inline void find_holder(struct scratch *scratch, struct thread *
 					python->interpreter_gil_holder;
 }
 
+/* Where the list of frames of the thread state at `state`, which was copied, begins. */
+static __always_inline __u64 frames_head(struct scratch *scratch, __u64 state)
+{
+	const struct python *python = &scratch->python;
+	if (python->thread_cframe == PYTHON_ABSENT)
+		return state + python->thread_frame;
+	return WORD_AT(scratch->python_thread, python->thread_cframe) + python->thread_frame;
+}
+
 /* Frames that are no Python calls, above the innermost that is one. */
 #define MAX_HOLDER_SHIMS 3
 
@@ -76,10 +85,21 @@ static __noinline int note_holder(struct scratch *scratch, struct thread *thread
 	if (!thread->gil_holder_at || read_word(thread->gil_holder_at, &state) || !state || read_thread(scratch, state))
 		return 0;
 	wait->holder = WORD_AT(scratch->python_thread, python->thread_id);
-	__u64 head = state + python->thread_frame;
-	if (python->thread_cframe != PYTHON_ABSENT)
-		head = WORD_AT(scratch->python_thread, python->thread_cframe) + python->thread_frame;
-	note_holder_frame(scratch, head, now);
+	note_holder_frame(scratch, frames_head(scratch, state), now);
+	return 0;
+}
+
+/* Notes the current thread, which just gave up the lock, as who had it, and in which function. */
+static __noinline int note_giver(struct scratch *scratch, __u32 tid, __u64 now)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	scratch->python_walk = (struct python_walk){
+		.thread_pointer = BPF_CORE_READ(task, thread.fsbase),
+	};
+	if (find_thread(scratch, tid, now))
+		return -1;
+	scratch->wait.holder = scratch->python_walk.thread_pointer;
+	note_holder_frame(scratch, frames_head(scratch, scratch->python_walk.thread), now);
 	return 0;
 }
 

@@ -123,7 +123,7 @@ static __always_inline int switch_out(void *ctx, struct task_struct *task, struc
 	return thread->in_call ? 0 : open_wait(ctx, task, thread, now);
 }
 
-/* Tells who wakes a thread, with the stack, when that matters. The waker is the current thread. 1 if it did. */
+/* Tells who wakes a thread, with the stack if that is wanted, when it matters. The waker is the current thread. 1 if it did. */
 static __always_inline int tell_waker(void *ctx, struct task_struct *task, struct thread *thread, __u64 now)
 {
 	/* Who gives up Python's lock; what only asks for it again after 5 ms is a timer. */
@@ -142,11 +142,17 @@ static __always_inline int tell_waker(void *ctx, struct task_struct *task, struc
 		thread->flags |= WAIT_UNTOLD;
 	if (!scratch || !may_tell_waker(thread, blocked_ns, hands_over, now))
 		return 0;
-	fill_wait(scratch, thread, EVENT_WAKE, name_of(task), now);
-	__u64 words = 0;
-	if (kernel_frames && waker_stacks)
-		words = words_of(bpf_get_stack(ctx, scratch->frames, MAX_WAIT_KERNEL_FRAMES * 8, OWN_FRAMES));
-	if (emit_stack(scratch, bpf_get_current_pid_tgid(), words, now, 0))
+	int failed;
+	if (waker_stacks) {
+		fill_wait(scratch, thread, EVENT_WAKE, name_of(task), now);
+		__u64 words = 0;
+		if (kernel_frames)
+			words = words_of(bpf_get_stack(ctx, scratch->frames, MAX_WAIT_KERNEL_FRAMES * 8, OWN_FRAMES));
+		failed = emit_stack(scratch, bpf_get_current_pid_tgid(), words, now, 0);
+	} else {
+		failed = tell_handover(scratch, thread, name_of(task), now);
+	}
+	if (failed)
 		count(COUNTER_RING_FULL, 1);
 	else
 		thread->flags |= WAIT_TOLD;
@@ -315,7 +321,7 @@ static __always_inline void resume_call(struct task_struct *task, struct thread 
 {
 	if (!has_task_work) {
 		__u64 waited = thread->wait_queue_ns + thread->wait_blocked_ns;
-		if (kernel_frames && !thread->kernel_count && waited >= threshold_ns(find_budget(thread, now)))
+		if (kernel_frames && !(thread->flags & WAIT_GIL) && !thread->kernel_count && waited >= threshold_ns(find_budget(thread, now)))
 			thread->kernel_count = save_kernel_stack(task, thread);
 		return;
 	}
@@ -326,7 +332,7 @@ static __always_inline void resume_call(struct task_struct *task, struct thread 
 		sum_untold(thread, verdict);
 		return;
 	}
-	if (kernel_frames)
+	if (kernel_frames && !(thread->flags & WAIT_GIL)) /* that is in futex() */
 		thread->kernel_count = save_kernel_stack(task, thread);
 	thread->due = verdict;
 	if (ask_for_stack(task)) {
@@ -370,7 +376,7 @@ int thread_switch(__u64 *ctx)
 		if (!coming)
 			return 0;
 	}
-	__u64 now = switch_time(out), cost = begin_cost(now);
+	__u64 now = switch_time(out, in), cost = begin_cost(now);
 	int is_told = switch_out(ctx, out, leaving, !ctx[0] && ctx[3], now);
 	switch_in(in, coming, now);
 	if (!is_told)

@@ -304,7 +304,8 @@ struct wait_object {
 _Static_assert(sizeof(struct wait_object) == 32, "struct wait_object");
 
 /* EVENT_WAIT: followed by a struct sample_event and its frames, the stack of the thread that waited.
- * EVENT_WAKE: likewise, but the stack is that of who woke it; `call` is that of the waker.
+ * EVENT_WAKE: likewise, but the stack is that of who woke it; `call` is that of the waker. Or nothing follows, and
+ * `holder` and `holder_frame` are the waker's, which handed over Python's lock.
  * EVENT_WAIT_MORE: nothing follows. */
 struct wait_event {
 	struct event head; /* of the thread that waits */

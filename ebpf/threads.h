@@ -156,17 +156,15 @@ static __always_inline __u64 passed_ns(const struct thread *thread, __u64 now)
 }
 
 /* Of the time up to `now` that a thread has been blocked for as far as is known here, how much it was queued in truth: woken, by
- * the scheduler's account. That is why no wake-up needs to be watched for the time. */
-static __always_inline __u64 woken_ns(struct task_struct *task, const struct thread *thread, __u64 now)
+ * the scheduler's account. That is why no wake-up needs to be watched for the time. `queue_ns` is `now` by the clock of the run
+ * queue. */
+static __always_inline __u64 woken_ns(struct task_struct *task, const struct thread *thread, __u64 now, __u64 queue_ns)
 {
 	if (!tells_queues(task) || thread->state != THREAD_BLOCKED)
 		return 0;
-	struct clock *clock = find_clock();
 	__u64 since_ns = task->sched_info.last_queued, queued = task->sched_info.run_delay - thread->delay_ns;
-	if (clock && since_ns) {
-		__s64 present = now - clock->lead - since_ns;
-		queued += present > 0 ? present : 0;
-	}
+	__s64 present = since_ns ? queue_ns - since_ns : 0;
+	queued += present > 0 ? present : 0;
 	__u64 passed = passed_ns(thread, now);
 	return queued < passed ? queued : passed;
 }
@@ -190,7 +188,7 @@ static __always_inline void end_state(struct thread *thread, __u64 now)
 /* As above, of a thread that comes to a CPU. */
 static __always_inline void end_absence(struct task_struct *task, struct thread *thread, __u64 now)
 {
-	__u64 queued = woken_ns(task, thread, now);
+	__u64 queued = woken_ns(task, thread, now, run_queue_clock(task));
 	if (queued) {
 		end_state(thread, now - queued);
 		thread->state = THREAD_QUEUED;
@@ -266,7 +264,8 @@ static __always_inline __u64 run_sum_ns(const struct thread *thread, __u64 now)
 static __always_inline void fill_thread(struct thread_event *event, struct task_struct *task,
 					const struct thread *thread, __u64 now)
 {
-	__u64 passed = passed_ns(thread, now), woken = woken_ns(task, thread, now);
+	struct clock *clock = find_clock();
+	__u64 passed = passed_ns(thread, now), woken = clock ? woken_ns(task, thread, now, now - clock->lead) : 0;
 	__builtin_memset(event, 0, sizeof(*event)); /* a literal would be copied, which the stack has no room for */
 	event->head.time_ns = now;
 	event->head.pid = task->tgid;

@@ -113,21 +113,39 @@ static __always_inline int emit_more(const struct thread *thread, __u32 sequence
 	return bpf_ringbuf_output(&ring, &wait, sizeof(wait), RING_LAZY);
 }
 
+/* Copies what is known of the interpreter of process `pid` to scratch->python. 0 on success. */
+static __always_inline int copy_python(struct scratch *scratch, __u32 pid)
+{
+	__u32 zero = 0;
+	struct process *process = bpf_map_lookup_elem(&processes, &pid);
+	const struct python *all = bpf_map_lookup_elem(&pythons, &zero);
+	if (!process || !all)
+		return -1;
+	struct process seen = copy_process(process, pid);
+	if (!seen.python || seen.python >= python_capacity)
+		return -1;
+	scratch->python = all[seen.python];
+	return 0;
+}
+
 /* Tells that the wait for Python's lock that was told last took longer, and who has the lock. 0 when it went up. */
 static __always_inline int tell_retry(struct scratch *scratch, struct thread *thread, __u64 pid_tgid, __u64 now)
 {
-	__u32 pid = pid_tgid >> 32, zero = 0;
-	struct process *process = bpf_map_lookup_elem(&processes, &pid);
-	const struct python *all = bpf_map_lookup_elem(&pythons, &zero);
 	fill_wait(scratch, thread, EVENT_WAIT_MORE, pid_tgid, now);
 	scratch->wait.sequence = thread->gil_sequence;
-	if (process && all) {
-		struct process seen = copy_process(process, pid);
-		if (seen.python && seen.python < python_capacity) {
-			scratch->python = all[seen.python];
-			note_holder(scratch, thread, now);
-		}
-	}
+	if (!copy_python(scratch, pid_tgid >> 32))
+		note_holder(scratch, thread, now);
+	return bpf_ringbuf_output(&ring, &scratch->wait, sizeof(struct wait_event), RING_LAZY);
+}
+
+/* Tells that the current thread, of the same process, hands Python's lock to the one called `pid_tgid`, and in which function
+ * it had it: all that is told of who had it, and a tenth of what a stack costs. 0 when it went up. */
+static __always_inline int tell_handover(struct scratch *scratch, const struct thread *thread, __u64 pid_tgid, __u64 now)
+{
+	fill_wait(scratch, thread, EVENT_WAKE, pid_tgid, now);
+	scratch->sample.head.pid = pid_tgid >> 32;
+	if (!copy_python(scratch, pid_tgid >> 32))
+		note_giver(scratch, (__u32)bpf_get_current_pid_tgid(), now);
 	return bpf_ringbuf_output(&ring, &scratch->wait, sizeof(struct wait_event), RING_LAZY);
 }
 

@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 
 use super::capture::{Capture, CaughtStack, RawFrame, Tally, WaitFrame};
 use crate::model::{Root, ThreadState};
+use crate::sys::wait_record::WaitRecord;
 
 /// Handovers remembered in a process: three seconds of the busiest that was seen. What was waited before the
 /// oldest was for an unknown holder.
@@ -81,6 +82,19 @@ impl Handovers {
             pieces.push((end_ns - at_ns, None));
         }
         pieces
+    }
+
+    /// Who held the lock in the wait of `record`, which is over: frames, and how long.
+    pub(super) fn holders(
+        &self,
+        record: &WaitRecord<'_>,
+    ) -> Vec<(impl Iterator<Item = RawFrame> + use<>, u64)> {
+        let pieces = self.cut(record.began_ns, record.began_ns.saturating_add(record.blocked_ns));
+        let held = |(ns, handover): (u64, Option<Handover>)| {
+            let handover = handover.filter(|handover| handover.tid != record.tid);
+            (held_frames(handover.map(|known| (known.holder, known.function))), ns)
+        };
+        pieces.into_iter().map(held).collect()
     }
 }
 
@@ -154,18 +168,14 @@ impl GilWait {
                 count = 0;
                 match handover.filter(|handover| handover.tid != self.tid) {
                     Some(Handover { holder, function, .. }) => {
-                        let holder = WaitFrame::HeldBy(holder);
-                        add_held(&self.root, self.user, holder, function, tally, capture);
+                        add_held(&self.root, self.user, Some((holder, function)), tally, capture);
                     }
                     None => match part.holder.filter(|_| unsettled.len() < MAX_UNSETTLED) {
                         Some(holder) => {
                             let (root, user, waiter) = (self.root.clone(), self.user, (pid, self.tid));
                             unsettled.push(Unsettled { root, user, waiter, holder, tally });
                         }
-                        None => {
-                            let holder = WaitFrame::HeldByUnknown;
-                            add_held(&self.root, self.user, holder, None, tally, capture);
-                        }
+                        None => add_held(&self.root, self.user, None, tally, capture),
                     },
                 }
             }
@@ -184,28 +194,34 @@ impl Unsettled {
     ) {
         let ((pid, waiter), (pointer, function)) = (self.waiter, self.holder);
         let holder = thread_of(pid, pointer).filter(|tid| *tid != waiter);
-        let function = function.filter(|_| holder.is_some());
-        let holder = holder.map_or(WaitFrame::HeldByUnknown, |tid| WaitFrame::HeldBy(number_of(pid, tid)));
-        add_held(&self.root, self.user, holder, function, self.tally, capture);
+        let holder = holder.map(|tid| (number_of(pid, tid), function));
+        add_held(&self.root, self.user, holder, self.tally, capture);
     }
+}
+
+/// What stands above the user's part of a wait for the lock: the holder among the waits' threads and its function, where
+/// they are known.
+fn held_frames(holder: Option<(u32, Option<RawFrame>)>) -> impl Iterator<Item = RawFrame> {
+    let by = holder.map_or(WaitFrame::HeldByUnknown, |(holder, _)| WaitFrame::HeldBy(holder));
+    let function = holder.and_then(|(_, function)| function);
+    [WaitFrame::Gil, by].map(RawFrame::Wait).into_iter().chain(function)
 }
 
 fn add_held(
     root: &Root,
     user: CaughtStack,
-    holder: WaitFrame,
-    function: Option<RawFrame>,
+    holder: Option<(u32, Option<RawFrame>)>,
     tally: Tally,
     capture: &mut Capture,
 ) {
-    let frames = [WaitFrame::Gil, holder].map(RawFrame::Wait);
-    let stack = capture.extend(user, frames.into_iter().chain(function));
+    let stack = capture.extend(user, held_frames(holder));
     capture.add(root, stack, ThreadState::Gil, tally);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::wait_record::{WaitObject, WaitPart};
 
     fn handovers(times: &[(u64, u32)]) -> Handovers {
         let mut handovers = Handovers::default();
@@ -229,6 +245,46 @@ mod tests {
         assert_eq!(cut(&handovers, 25, 40), [(5, Some(3)), (10, None)]);
         assert_eq!(cut(&handovers, 40, 50), [(10, None)]);
         assert_eq!(cut(&handovers, 20, 20), []);
+    }
+
+    /// A wait that stands for others is told for each who held the lock in it, but not for the thread that waited.
+    #[test]
+    fn sampled_waits_tell_their_holders() {
+        let handovers = handovers(&[(10, 1), (20, 2), (30, 3)]);
+        let record = WaitRecord {
+            time_ns: 40,
+            pid: 1,
+            tid: 2,
+            sequence: 1,
+            began_ns: 5,
+            blocked_ns: 25,
+            queue_ns: 4,
+            run_sum_ns: 0,
+            queue_sum_ns: 4,
+            call: None,
+            argument: 0,
+            object: WaitObject::default(),
+            is_sampled: true,
+            is_gil: true,
+            holder: None,
+            waker: None,
+            tells_waker: false,
+            part: WaitPart::More,
+        };
+        let held = |by| vec![RawFrame::Wait(WaitFrame::Gil), RawFrame::Wait(by)];
+        let holders: Vec<_> = handovers
+            .holders(&record)
+            .into_iter()
+            .map(|(frames, ns)| (frames.collect::<Vec<_>>(), ns))
+            .collect();
+        assert_eq!(
+            holders,
+            [
+                (held(WaitFrame::HeldBy(1)), 5),
+                (held(WaitFrame::HeldByUnknown), 10),
+                (held(WaitFrame::HeldBy(3)), 10)
+            ]
+        );
     }
 
     /// Handovers are bounded; what was waited before the oldest that is known has no holder.

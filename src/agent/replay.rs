@@ -268,6 +268,7 @@ impl Replay {
         let holder = holder.and_then(|(frame, python)| python_frame(&frame, python.instance, &self.codes));
         match &record.part {
             WaitPart::More => self.waits.add_more(record, holder, &mut self.capture),
+            WaitPart::HandedOver => self.waits.note_handover(record, holder),
             WaitPart::Woken(sample) => {
                 // Who is no target has no mappings here; where it stood in the kernel is known all the same.
                 let stack = match self.processes.contains_key(&sample.pid) {

@@ -148,7 +148,7 @@ impl Requests {
 
     /// A wait is over: who had it may take over a request.
     pub(super) fn note_wait(&mut self, record: &WaitRecord<'_>) {
-        if matches!(record.part, WaitPart::Woken(_) | WaitPart::Opened(_)) {
+        if matches!(record.part, WaitPart::Woken(_) | WaitPart::HandedOver | WaitPart::Opened(_)) {
             return;
         }
         // What ran when a timer's interrupt came has nothing to do with it.

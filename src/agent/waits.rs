@@ -114,7 +114,7 @@ impl Waits {
         let user = capture.extend(user, stack.frames.iter().rev().copied());
         let coroutine = match &record.part {
             WaitPart::Whole(sample) | WaitPart::Opened(sample) => sample.coroutine,
-            WaitPart::More | WaitPart::Woken(_) => None,
+            WaitPart::More | WaitPart::Woken(_) | WaitPart::HandedOver => None,
         };
         let told = Told { sequence: record.sequence, root, user, kernel: stack.kernel, coroutine };
         if matches!(record.part, WaitPart::Opened(_)) {
@@ -161,23 +161,24 @@ impl Waits {
     /// A wait that stands for others. What it weighs is known at the end.
     fn add_sampled(&mut self, record: &WaitRecord<'_>, told: &Told, capture: &mut Capture) {
         let queue = capture.extend(told.user, std::iter::once(RawFrame::Wait(WaitFrame::Queue)));
-        let state = if record.is_gil { ThreadState::Gil } else { ThreadState::Blocked };
-        let frames = match record.is_gil {
-            true => vec![RawFrame::Wait(WaitFrame::Gil), RawFrame::Wait(WaitFrame::HeldByUnknown)],
-            false => self.blocked_frames(record, told),
-        };
-        let blocked = capture.extend(told.user, frames.into_iter());
+        let mut pieces = vec![(ThreadState::Queued, queue, record.queue_ns)];
+        if record.is_gil {
+            let handovers = self.handovers.entry(record.pid).or_default();
+            for (frames, ns) in handovers.holders(record) {
+                pieces.push((ThreadState::Gil, capture.extend(told.user, frames), ns));
+            }
+        } else {
+            let blocked = capture.extend(told.user, self.blocked_frames(record, told).into_iter());
+            pieces.push((ThreadState::Blocked, blocked, record.blocked_ns));
+        }
         // Each is a tick of the time waited, so it weighs the same, whatever its own length.
         let total = (record.queue_ns + record.blocked_ns).max(1);
         let part = |ns: u64| u64::try_from(u128::from(ns) * 1_000_000 / u128::from(total)).unwrap_or(0);
-        for (state, stack, ns) in
-            [(ThreadState::Queued, queue, record.queue_ns), (state, blocked, record.blocked_ns)]
-        {
-            capture.add_share(&told.root, stack, state, told.tally(record, part(ns)));
-        }
         let sampled = &mut self.sums_of(record).sampled;
-        *sampled.entry((ThreadState::Queued, queue)).or_default() += part(record.queue_ns);
-        *sampled.entry((state, blocked)).or_default() += part(record.blocked_ns);
+        for (state, stack, ns) in pieces {
+            capture.add_share(&told.root, stack, state, told.tally(record, part(ns)));
+            *sampled.entry((state, stack)).or_default() += part(ns);
+        }
     }
 
     /// What stands above the user's part of a stack that was blocked.
@@ -226,7 +227,8 @@ impl Waits {
         let key = (record.pid, record.tid);
         let pending = self.pending.entry(key).or_default();
         // Else it was a timer's doing, and it is waited for on.
-        let was_handed_over = pending.woken_by.take().is_some() || record.waker.is_none();
+        pending.woken_by = None;
+        let was_handed_over = record.tells_waker || record.waker.is_none();
         if let Some((_, wait)) = &mut pending.gil {
             let WaitRecord { began_ns, blocked_ns, .. } = *record;
             let holder = record.holder.map(|known| (known.pointer, holder));
@@ -248,16 +250,21 @@ impl Waits {
 
     /// Takes note of who ends the wait of `record`, with its stack.
     pub(super) fn note_waker(&mut self, record: &WaitRecord<'_>, stack: Stack) {
-        let hands_over = |waker: &&Waker| record.is_gil && !waker.is_interrupted && waker.pid == record.pid;
-        if let Some(waker) = record.waker.as_ref().filter(hands_over) {
-            let holder = self.names.thread(waker.pid, waker.tid, &comm_text(&waker.comm));
-            let function = stack.python_function();
-            let handover = Handover { time_ns: record.time_ns, tid: waker.tid, holder, function };
-            self.handovers.entry(record.pid).or_default().push(handover);
+        if record.is_gil {
+            self.note_handover(record, stack.python_function());
         }
         if self.sums.len() < MAX_THREADS {
             self.pending.entry((record.pid, record.tid)).or_default().woken_by = Some(stack);
         }
+    }
+
+    /// Takes note of who hands Python's lock to the thread of `record`, and of the function in which it had it.
+    pub(super) fn note_handover(&mut self, record: &WaitRecord<'_>, function: Option<RawFrame>) {
+        let hands_over = |waker: &&Waker| !waker.is_interrupted && waker.pid == record.pid;
+        let Some(waker) = record.waker.as_ref().filter(hands_over) else { return };
+        let holder = self.names.thread(waker.pid, waker.tid, &comm_text(&waker.comm));
+        let handover = Handover { time_ns: record.time_ns, tid: waker.tid, holder, function };
+        self.handovers.entry(record.pid).or_default().push(handover);
     }
 
     fn waker_frames(&mut self, record: &WaitRecord<'_>) -> Vec<RawFrame> {
@@ -370,6 +377,7 @@ impl Waits {
             is_gil: false,
             holder: None,
             waker: None,
+            tells_waker: false,
             part: WaitPart::More,
         };
         self.add_more(&wait, None, capture);

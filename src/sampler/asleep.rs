@@ -86,6 +86,7 @@ impl AsleepReader {
             is_gil: record.is_gil,
             holder: None,
             waker: None,
+            tells_waker: false,
             part: WaitPart::Whole(stack),
         };
         each(tables, Event::Wait(wait));

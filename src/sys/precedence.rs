@@ -28,6 +28,16 @@ struct Policy {
 #[must_use]
 pub struct Precedence(Option<Policy>);
 
+/// The calling thread, and those that it makes from now on, do not interrupt others as they wake up, but have their share of a
+/// busy CPU all the same: `SCHED_BATCH`. One whose scheduling was chosen keeps it.
+pub fn wait_for_others() {
+    // SAFETY: 0 is the calling thread.
+    if unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER {
+        // Anyone may.
+        let _best_effort = Policy { policy: libc::SCHED_BATCH, priority: 0 }.set();
+    }
+}
+
 impl Turn {
     /// The calling thread's, which is preferred from now on.
     pub fn of_this_thread() -> Self {
@@ -100,6 +110,25 @@ mod tests {
             // SAFETY: 0 is the calling thread.
             let niceness = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
             assert_eq!(niceness == -20, is_permitted, "{niceness}");
+        })
+        .join()
+        .expect("it ends");
+    }
+
+    /// Who waits for others does so with all threads that it makes, unless it was told to go first.
+    #[test]
+    fn threads_of_who_waits_do_so_too() {
+        std::thread::spawn(|| {
+            wait_for_others();
+            assert_eq!(policy(), libc::SCHED_BATCH);
+            let child = std::thread::spawn(policy).join().expect("it ends");
+            assert_eq!(child, libc::SCHED_BATCH);
+            let turn = Turn::of_this_thread();
+            let precedence = turn.take_precedence();
+            let first = policy();
+            wait_for_others();
+            assert_eq!(policy(), first);
+            drop(precedence);
         })
         .join()
         .expect("it ends");

@@ -40,6 +40,9 @@ pub enum WaitPart<'a> {
     More,
     /// A wait is ended by the thread of this stack; it is told later.
     Woken(SampleRecord<'a>),
+    /// A wait for Python's lock is ended by [`WaitRecord::waker`], which had it in the function of
+    /// [`WaitRecord::holder`]; it is told later.
+    HandedOver,
 }
 
 /// `struct wait_event` and what follows it.
@@ -77,6 +80,8 @@ pub struct WaitRecord<'a> {
     pub holder: Option<Holder>,
     /// Who ended it, as far as that was seen.
     pub waker: Option<Waker>,
+    /// A record of its own has told that, with more.
+    pub tells_waker: bool,
     /// The rest.
     pub part: WaitPart<'a>,
 }
@@ -137,6 +142,7 @@ const WAIT_GIL: u8 = 2;
 const WAIT_NO_WAKER: u8 = 4;
 const WAIT_INTERRUPT: u8 = 8;
 const WAIT_SAMPLED: u8 = 16;
+const WAIT_TOLD: u8 = 32;
 
 impl<'a> WaitRecord<'a> {
     /// What follows the head of a record of type `kind`, 7 to 9.
@@ -162,6 +168,7 @@ impl<'a> WaitRecord<'a> {
             7 if flags & WAIT_OPEN != 0 => WaitPart::Opened(parse_stack(rest)?),
             7 => WaitPart::Whole(parse_stack(rest)?),
             8 => WaitPart::More,
+            _ if rest.is_empty() => WaitPart::HandedOver,
             _ => WaitPart::Woken(parse_stack(rest)?),
         };
         let is_interrupted = flags & WAIT_INTERRUPT != 0;
@@ -183,6 +190,7 @@ impl<'a> WaitRecord<'a> {
             is_gil: flags & WAIT_GIL != 0,
             holder,
             waker: (flags & WAIT_NO_WAKER == 0).then_some(waker),
+            tells_waker: flags & WAIT_TOLD != 0,
             part,
         })
     }
@@ -442,8 +450,11 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Record::parse(&bytes[..cut]).is_err(), "{cut}");
         }
-        bytes[12] = 8;
-        assert!(Record::parse(&bytes[..stack]).is_ok());
+        for (kind, part) in [(8, WaitPart::More), (9, WaitPart::HandedOver)] {
+            bytes[12] = kind;
+            let Ok(Record::Wait(wait)) = Record::parse(&bytes[..stack]) else { panic!("not a wait") };
+            assert_eq!((wait.part, wait.tells_waker), (part, false));
+        }
     }
 
     /// Threads follow one another, with as many kernel frames as each says; amid one the end is an error.
