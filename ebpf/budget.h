@@ -8,14 +8,14 @@
 
 #include "gil.h"
 
-/* So many stacks in `wait_window_ns` on one CPU are wanted: 400 a second cost half a percent of a CPU. With more, the
+/* So many stacks in `wait_window_ns` on one CPU are wanted: 100 a second cost a quarter of a percent of a CPU. With more, the
  * length from which on each wait has a stack is doubled until these suffice. Of those that are shorter, but not below
  * the threshold, each thread has one taken whenever they have lasted THIN_SHARE times as long together: a sample of
  * the time waited. */
 #define WAIT_BUDGET 10
 #define MAX_STACKS 40 /* in that time, even of waits that all are long */
 #define OPEN_BUDGET 3 /* in that time, of waits whose length nobody knows yet */
-#define MAX_DOUBLINGS 8
+#define MAX_DOUBLINGS 14 /* from 50 us to 0.8 s */
 #define THIN_SHARE 8
 
 struct budget {

@@ -109,8 +109,11 @@ pub enum ModeChoice {
 
 /// A wait's stack costs some 5 µs, so even threads that do nothing but wait this long are slowed by less than a tenth.
 const MIN_WAIT_NS: u32 = 50_000;
-/// Stacks of waits a second on one CPU: they cost half a percent of it.
-const WAITS_PER_SECOND: u32 = 400;
+/// Stacks of waits a second on one CPU, as many as samples at the usual rate. In a virtual machine each costs up to 30 µs, most of
+/// it for the interrupt by which a thread asks itself for its stack.
+const WAITS_PER_SECOND: u32 = 100;
+/// Where each has a second stack, of who ended it: who asks for that pays for it.
+const WAKERS_PER_SECOND: u32 = 1000;
 /// Of those for Python's lock: four threads that compute hand it over some hundred times a second.
 const GIL_WAITS_PER_SECOND: u32 = 1000;
 
@@ -220,7 +223,7 @@ pub(super) fn view(native: bool, python_only: bool) -> View {
 fn settings_of_waits(min_wait_ns: u32, wakers: bool) -> OffCpuSettings {
     OffCpuSettings {
         min_wait_ns,
-        stacks_per_second: WAITS_PER_SECOND,
+        stacks_per_second: if wakers { WAKERS_PER_SECOND } else { WAITS_PER_SECOND },
         gil_stacks_per_second: GIL_WAITS_PER_SECOND,
         wakers,
     }
