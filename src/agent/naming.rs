@@ -2,6 +2,7 @@
 //! time, so that memory is that of the largest one.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use ahash::AHashMap;
 
@@ -134,9 +135,9 @@ fn name_others(names: &mut Names, raw: &BTreeSet<RawFrame>, places: Places<'_>) 
         }
         Some(Err(error)) => {
             names.warnings.push(format!("kernel functions are not named: {error}"));
-            KernelSymbols::default()
+            Arc::default()
         }
-        None => KernelSymbols::default(),
+        None => Arc::default(),
     };
     for frame in raw {
         let named = match frame {

@@ -15,6 +15,8 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::demangle::demangle;
 use super::kernel_cache;
@@ -29,6 +31,11 @@ const MAX_TEXT_BYTES: u64 = 256 << 20;
 
 /// The module name of the kernel's own code.
 pub const KERNEL_MODULE: &str = "[kernel]";
+
+/// What was listed last, and when: some 8 MB, once an address lies in a module or a BPF program.
+static LAST_LISTED: Mutex<Option<(Instant, Arc<KernelSymbols>)>> = Mutex::new(None);
+/// For how long that serves.
+const LISTED_FOR: Duration = Duration::from_secs(60);
 
 /// Code symbols of the kernel, sorted, in about 40 bytes each.
 #[derive(Debug, Default)]
@@ -62,16 +69,23 @@ impl KernelSymbols {
     }
 
     /// The symbols of `/proc/kallsyms`, or, if they are enough for `addresses`, those of the kernel itself
-    /// as an earlier call of this boot has stored them: listing 120,000 symbols takes the kernel 70 ms.
-    pub fn read_for(addresses: &[Avma]) -> Result<Self> {
+    /// as an earlier call of this boot has stored them: listing 120,000 symbols takes the kernel 70 ms, and up to 400 where
+    /// the machine is busy. So what was listed serves for a minute; a module or a BPF program that was loaded since has no
+    /// names until then.
+    pub fn read_for(addresses: &[Avma]) -> Result<Arc<Self>> {
         let cache = kernel_cache::KernelCache::open();
         if let Some(symbols) = cache.as_ref().and_then(|cache| cache.read(addresses)) {
-            return Ok(symbols);
+            return Ok(Arc::new(symbols));
         }
-        let symbols = Self::read()?;
+        let mut last = LAST_LISTED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, symbols)) = last.as_ref().filter(|(at, _)| at.elapsed() < LISTED_FOR) {
+            return Ok(Arc::clone(symbols));
+        }
+        let symbols = Arc::new(Self::read()?);
         if let (Some(cache), None) = (&cache, symbols.absence()) {
             cache.write(&symbols);
         }
+        *last = Some((Instant::now(), Arc::clone(&symbols)));
         Ok(symbols)
     }
 
@@ -216,6 +230,14 @@ fn split_line(line: &[u8]) -> Option<(u64, u8, &str, Option<&str>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What was listed for an address outside the kernel itself serves again: it is the very same.
+    #[test]
+    fn listing_is_remembered() {
+        let outside = [Avma(u64::MAX)];
+        let listed = [0; 2].map(|_| KernelSymbols::read_for(&outside).expect("there is /proc"));
+        assert!(Arc::ptr_eq(&listed[0], &listed[1]));
+    }
 
     const TEXT: &[u8] = b"ffffffff81000010 T wake_up_process\n\
         ffffffff81000000 T _text\n\
