@@ -26,8 +26,8 @@ struct budget {
 	__u32 padding;
 };
 
-/* key: 1 of waits for Python's lock, where each needs two stacks to be understood, else 0; how many stacks this CPU took,
- * and how many of who ends a wait. */
+/* key: 1 of waits for Python's lock, so that these, which are many, and others leave each other room, else 0; how many
+ * stacks this CPU took, and how many of who ends a wait. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 2);

@@ -127,8 +127,9 @@ fn no_stack_is_of_two_moments() {
     assert_none(&wrong);
 }
 
-/// The folded form, as the command line gives it by default: the process, `<module>`, sixty recursions, the leaf; no
-/// frame of the interpreter or of the thread's start; and the shares are those that the program counted, to one point.
+/// The folded form, as the command line gives it by default: the process, `<module>`, sixty recursions, the leaf, or fewer
+/// recursions on the way there or back, some 0.3 % of the time; no frame of the interpreter or of the thread's start; and the
+/// shares are those that the program counted, to one point.
 #[test]
 fn shares_are_true_and_folded_lines_are_python() {
     let Some(_turn) = turn() else { return };
@@ -143,14 +144,19 @@ fn shares_are_true_and_folded_lines_are_python() {
         let recursions = vec!["recurse (split.py)"; 60];
         let formed = shot.folded.share(|line| {
             let frames: Vec<&str> = line.frames.iter().map(String::as_str).collect();
-            frames.len() >= 64
+            let begins = frames.len() >= 3
                 && frames[0].starts_with("python3")
-                && frames[1..3] == ["<module> (split.py)", "main (split.py)"]
-                && frames[3..63] == recursions
-                && frames[63].starts_with("leaf_")
-                && frames[63].ends_with(" (split.py)")
+                && frames[1..3] == ["<module> (split.py)", "main (split.py)"];
+            let is_leaf = |frame: &str| frame.starts_with("leaf_") && frame.ends_with(" (split.py)");
+            begins
+                && match frames.len() {
+                    ..64 => frames[3..] == recursions[..frames.len() - 3],
+                    _ => frames[3..63] == recursions && is_leaf(frames[63]),
+                }
         });
-        if formed < EXACT {
+        let whole = shot.folded.share(|line| line.frames.len() >= 64);
+        println!("{name:20} {formed:.4} well formed, {whole:.4} in a leaf");
+        if formed < EXACT || whole < 0.98 {
             wrong.push(format!("{name}: {formed:.4} well formed\n{}", shot.folded.heaviest(5)));
         }
     }
