@@ -139,7 +139,7 @@ static __always_inline int tell_retry(struct scratch *scratch, struct thread *th
 }
 
 /* Tells that the current thread, of the same process, hands Python's lock to the one called `pid_tgid`, and in which function
- * it had it: all that is told of who had it, and a tenth of what a stack costs. 0 when it went up. */
+ * it had it: all that is told of who had it, and a quarter of what a stack costs. 0 when it went up. */
 static __always_inline int tell_handover(struct scratch *scratch, const struct thread *thread, __u64 pid_tgid, __u64 now)
 {
 	fill_wait(scratch, thread, EVENT_WAKE, pid_tgid, now);
