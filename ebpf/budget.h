@@ -8,11 +8,14 @@
 
 #include "gil.h"
 
-/* So many stacks in `wait_window_ns` on one CPU are wanted: 100 a second cost a quarter of a percent of a CPU. With more, the
- * length from which on each wait has a stack is doubled until these suffice. Of those that are shorter, but not below
- * the threshold, each thread has one taken whenever they have lasted THIN_SHARE times as long together: a sample of
- * the time waited. */
+/* So many stacks in `wait_window_ns` on one CPU are wanted: 100 a second cost a fifth of a percent of a CPU. With more, the
+ * length from which on each wait has a stack is doubled until these suffice. The time that a thread is in shorter ones, but
+ * not below the threshold, is divided into strata, THIN_SHARE times as long, and one wait of each has a stack. */
 #define WAIT_BUDGET 10
+/* To judge waits costs, too: the fewer of them are above the threshold, the more stacks, up to so many more, and none more
+ * where there is one in each JUDGE_NS. */
+#define SPARE_BUDGET 30
+#define JUDGE_NS 100000
 #define MAX_STACKS 40 /* in that time, even of waits that all are long */
 #define OPEN_BUDGET 3 /* in that time, of waits whose length nobody knows yet */
 #define MAX_DOUBLINGS 14 /* from 50 us to 0.8 s */
@@ -23,6 +26,8 @@ struct budget {
 	__u32 taken;
 	__u32 wakers;
 	__u32 doublings;
+	__u32 judged;
+	__u32 wanted;
 	__u32 padding;
 };
 
@@ -42,11 +47,16 @@ static __always_inline struct budget *find_budget(const struct thread *thread, _
 	__u32 key = (thread->flags & WAIT_GIL) != 0;
 	struct budget *budget = bpf_map_lookup_elem(&budgets, &key);
 	if (budget && now - budget->window_ns > (key ? gil_window_ns : wait_window_ns)) {
-		if (budget->doublings && budget->taken < WAIT_BUDGET / 2)
+		__u64 room = (now - budget->window_ns) / JUDGE_NS, judged = budget->judged;
+		budget->wanted = WAIT_BUDGET;
+		if (!key && !waker_stacks && judged < room)
+			budget->wanted += SPARE_BUDGET - SPARE_BUDGET * judged / room;
+		if (budget->doublings && budget->taken < budget->wanted / 2)
 			budget->doublings--;
 		budget->window_ns = now;
 		budget->taken = 0;
 		budget->wakers = 0;
+		budget->judged = 0;
 	}
 	return budget;
 }
@@ -56,13 +66,45 @@ static __always_inline __u64 threshold_ns(const struct budget *budget)
 	return (__u64)min_wait_ns << (budget ? budget->doublings & 15 : 0);
 }
 
-/* Whether shorter waits have lasted long enough together, with this one, for a sample of them. */
-static __always_inline int is_sample(struct thread *thread, const struct budget *budget, __u64 waited_ns)
+/* Stacks are more than wanted: fewer waits will be long enough for one. */
+static __always_inline void tighten(struct budget *budget)
 {
-	thread->thin_ns += waited_ns;
-	if (thread->thin_ns < THIN_SHARE * threshold_ns(budget) || budget->taken >= MAX_STACKS)
+	budget->doublings++;
+	budget->taken = 0;
+}
+
+/* Which strata a wait is in: those of one place in the target are seldom those of another, so that how they divide a thread's
+ * time is not left to chance. */
+static __always_inline __u32 place_of(const struct thread *thread)
+{
+	return ((thread->ip ^ thread->sp) * 0x9e3779b97f4a7c15ull) >> (64 - STRATA_BITS); /* 2^64 by the golden ratio */
+}
+
+/* Whether this shorter wait is the one of its stratum that has a stack: the one that lasts over an instant in it that is
+ * chosen by chance. It stands for the stratum. What may not have a stack leaves that to the next. */
+static __always_inline int is_sample(struct thread *thread, struct budget *budget, __u64 waited_ns)
+{
+	struct stratum *stratum = &thread->strata[place_of(thread)];
+	stratum->passed_ns += waited_ns;
+	if (stratum->passed_ns > stratum->chosen_ns) {
+		stratum->owed_ns += stratum->length_ns;
+		stratum->chosen_ns = CHOSEN_BEFORE;
+	}
+	if (stratum->passed_ns >= stratum->length_ns) {
+		stratum->passed_ns -= stratum->length_ns;
+		stratum->length_ns = THIN_SHARE * threshold_ns(budget); /* longer than this wait */
+		stratum->chosen_ns = (bpf_get_prandom_u32() >> 4) * stratum->length_ns >> 28;
+		if (stratum->passed_ns > stratum->chosen_ns) {
+			stratum->owed_ns += stratum->length_ns;
+			stratum->chosen_ns = CHOSEN_BEFORE;
+		}
+	}
+	if (!stratum->owed_ns || budget->taken >= MAX_STACKS)
 		return 0;
-	thread->thin_ns = 0;
+	thread->stands_for_ns = stratum->owed_ns;
+	stratum->owed_ns = 0;
+	if (budget->taken >= budget->wanted && budget->doublings < MAX_DOUBLINGS)
+		tighten(budget);
 	return 1;
 }
 
@@ -72,6 +114,7 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 	struct budget *budget = find_budget(thread, now);
 	if (!budget)
 		return NO_ROOM;
+	budget->judged++;
 	if (waited_ns < min_wait_ns)
 		return TOO_SHORT;
 	int is_told = thread->flags & WAIT_TOLD;
@@ -85,11 +128,10 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 		budget->taken++;
 		return SAMPLE;
 	}
-	if ((was_judged && is_told) || budget->taken++ < WAIT_BUDGET)
+	if ((was_judged && is_told) || budget->taken++ < budget->wanted)
 		return TAKE;
 	if (budget->doublings < MAX_DOUBLINGS) {
-		budget->doublings++;
-		budget->taken = 0;
+		tighten(budget);
 		return TAKE;
 	}
 	return budget->taken < MAX_STACKS ? TAKE : NO_ROOM;

@@ -16,11 +16,10 @@
 #define CLOCK_STALE_NS 10000000
 #define CLOCK_READINGS 4
 
-/* By how much CLOCK_MONOTONIC is ahead of two clocks of this CPU. */
+/* By how much CLOCK_MONOTONIC is ahead of the clock of this CPU's run queue. */
 struct clock {
 	__u64 checked_ns; /* by the run queue's clock, when `lead` was found; 0: never */
-	__u64 lead;       /* of that clock */
-	__u64 exec_lead;  /* of the one that tasks' run time is measured by, as of the last thread that left; 0: none did */
+	__u64 lead;
 	__u32 unsettled;  /* readings that are missing to trust `lead` */
 	__u32 padding;
 };
@@ -67,14 +66,13 @@ static __always_inline __u64 run_queue_clock(struct task_struct *task)
 	return bpf_core_field_exists(task->se.cfs_rq) ? task->se.cfs_rq->rq->clock : 0;
 }
 
-/* When the switch from `out` to `in` happens. */
-static __always_inline __u64 switch_time(struct task_struct *out, struct task_struct *in)
+/* When the switch from `out` to `in` happens. `queue_ns` is that by the clock of the run queue, or 0. */
+static __always_inline __u64 switch_time(struct task_struct *out, struct task_struct *in, __u64 queue_ns)
 {
 	struct clock *clock = find_clock();
-	__u64 queue_ns = run_queue_clock(out);
 	if (!clock || !queue_ns)
 		return bpf_ktime_get_ns();
-	if (!clock->unsettled && queue_ns - clock->checked_ns <= CLOCK_PERIOD_NS)
+	if (LIKELY(!clock->unsettled && queue_ns - clock->checked_ns <= CLOCK_PERIOD_NS))
 		return queue_ns + clock->lead;
 	__u64 now = bpf_ktime_get_ns();
 	if (in->pid) /* else the scheduler has just looked for work on other CPUs, which takes its time */

@@ -13,11 +13,17 @@
 #define GIL_RETRY_NS 20000
 #define GIL_PATIENCE_NS 5000000 /* Python/ceval_gil.c, DEFAULT_INTERVAL */
 
-/* A retry of the wait for Python's lock that was told last: the thread was not away in between. */
+/* Whether the wait under way began right behind the wait for Python's lock that was told last. */
+static __always_inline int follows_gil_wait(const struct thread *thread)
+{
+	return thread->gil_sequence && thread->wait_began_ns - thread->gil_ended_ns < GIL_RETRY_NS;
+}
+
+/* A retry of that: the thread was not away in between. */
 static __always_inline int is_gil_retry(const struct thread *thread)
 {
-	return thread->flags & WAIT_GIL && thread->gil_sequence && thread->gil_ip == thread->ip &&
-	       thread->gil_sp == thread->sp && thread->wait_began_ns - thread->gil_ended_ns < GIL_RETRY_NS;
+	return thread->flags & WAIT_GIL && thread->gil_ip == thread->ip && thread->gil_sp == thread->sp &&
+	       follows_gil_wait(thread);
 }
 
 /* Finds out where the interpreter says who has its lock. The current thread's Python frames were just walked. */

@@ -12,6 +12,10 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+/* Nearly always so, or hardly ever: the way that is usual is laid out in one piece, which is what a switch can keep in its caches. */
+#define LIKELY(condition) __builtin_expect(!!(condition), 1)
+#define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 /* include/linux/types.h */
@@ -67,6 +71,7 @@ struct files_struct {
 /* kernel/sched/sched.h */
 struct rq {
 	__u64 clock; /* of the CPU, up to date as threads switch */
+	__u64 clock_task; /* without what interrupts and the host took, where that is accounted for */
 };
 struct cfs_rq {
 	struct rq *rq;
@@ -79,7 +84,7 @@ struct sched_info {
 };
 struct sched_entity {
 	struct cfs_rq *cfs_rq;
-	__u64 exec_start;       /* up to when `sum_exec_runtime` counts, by the clock of the CPU */
+	__u64 exec_start;       /* up to when `sum_exec_runtime` counts, by `clock_task` */
 	__u64 sum_exec_runtime; /* ns on a CPU */
 };
 struct task_struct {

@@ -9,13 +9,13 @@
  *	                                   long: it stands still there │ thread itself
  *
  * When it was woken the scheduler tells with the switch (woken_ns), so wake-ups themselves are watched only where it matters
- * who ends a wait.
- * A wait inside a system call has its user stack taken when the call ends: it is the same
- * as when the call began, and only then is known whether it is worth taking. The switch asks
- * for that with a task work (Linux 6.18), which nobody else pays for; all waits of the call up to
- * then are one. Older kernels tell the end of every call of everybody (sys_exit), and all waits of one call are one.
- * A wait outside of any (a page fault, preemption, a stop) has no such
- * end, so its stack is taken when it begins, and its times are told when it is over.
+ * who ends a wait: the rest of the machine does not even pay for being asked.
+ * A wait has its user stack taken when the thread goes back to user mode: it is the same as when the wait
+ * began, and only then is known whether it is worth taking. The switch asks for that with a task
+ * work (Linux 6.18), which nobody else pays for; all waits up to then are one. Older kernels tell the
+ * end of every system call of everybody (sys_exit), and all waits of one call are one; a wait outside of any (a page
+ * fault, preemption, a stop) has no such end there, so its stack is taken when it begins, and its times are told when it
+ * is over.
  */
 #ifndef TXPROF_OFF_CPU_H
 #define TXPROF_OFF_CPU_H
@@ -96,31 +96,47 @@ static __always_inline int is_still_due(const struct task_struct *task, const st
 	return is_same_call(registers, thread) && (task->task_works || passed_ns(thread, now) < DUE_RUN_NS);
 }
 
-/* 1 if it took a stack. */
-static __always_inline int switch_out(void *ctx, struct task_struct *task, struct thread *thread, int is_blocked,
-				      __u64 now)
+/* Of a thread that leaves its CPU unseen to have come to it, or with a wait that has not ended. Such a wait goes on if its
+ * stack is due, or until the system call ends: else that was not seen either. */
+static __noinline int mend_wait(struct task_struct *task, struct thread *thread, __u64 now)
 {
-	if (!thread || !thread->since_ns)
+	if (!task || !thread)
 		return 0;
-	struct pt_regs___kernel *registers = entry_registers(task);
 	int is_over = thread->state != THREAD_RUNNING && !thread->in_call;
 	if (thread->state != THREAD_RUNNING)
 		mend_state(task, thread, now);
-	if (has_task_work) /* a wait that goes on has its stack due: else the thread came back unseen */
-		is_over = thread->wait_began_ns && !(thread->due && is_still_due(task, thread, registers, now));
+	if (has_task_work)
+		is_over = thread->wait_began_ns &&
+			  !(thread->due && is_still_due(task, thread, entry_registers(task), now));
 	if (is_over) {
 		thread->due = 0;
 		sum_bare(thread);
 	}
-	end_state(thread, now);
-	note_accounts(task, thread, now);
-	thread->state = is_blocked ? THREAD_BLOCKED : THREAD_QUEUED;
-	if (!thread->wait_began_ns)
-		thread->wait_began_ns = now;
-	if (!registers || thread->due)
+	return 0;
+}
+
+/* Older kernels do not tell when a wait outside of a system call is over: its stack is taken now. 1 if it was. */
+static __always_inline int begin_wait(void *ctx, struct task_struct *task, struct thread *thread, __u64 now)
+{
+	struct pt_regs___kernel *registers = entry_registers(task);
+	if (!registers)
 		return 0;
 	note_call(task, thread, registers);
 	return thread->in_call ? 0 : open_wait(ctx, task, thread, now);
+}
+
+/* 1 if it took a stack. */
+static __always_inline int switch_out(void *ctx, struct task_struct *task, struct thread *thread, int is_blocked,
+				      __u64 now)
+{
+	if (UNLIKELY(thread->state != THREAD_RUNNING || thread->wait_began_ns))
+		mend_wait(task, thread, now);
+	end_state(thread, now);
+	note_accounts(task, thread);
+	thread->state = is_blocked ? THREAD_BLOCKED : THREAD_QUEUED;
+	if (LIKELY(!thread->wait_began_ns))
+		thread->wait_began_ns = now;
+	return has_task_work ? 0 : begin_wait(ctx, task, thread, now);
 }
 
 /* Tells who wakes a thread, with the stack if that is wanted, when it matters. The waker is the current thread. 1 if it did. */
@@ -174,25 +190,18 @@ static __always_inline void note_waker(void *ctx, struct thread *thread)
 		thread->flags |= WAIT_INTERRUPT;
 }
 
-/* Whether who wakes a thread may matter: to be told, or because the thread waits for the lock of some Python, the first of
- * which is element 1. */
-static __always_inline int watches_wakers(void)
-{
-	__u32 zero = 0;
-	const struct python *all = bpf_map_lookup_elem(&pythons, &zero);
-	return waker_stacks || waker_names || (all && python_capacity > 1 && all[1].instance);
-}
-
-/* TP_PROTO(struct task_struct *p): about to be woken, by the current thread or what interrupted it. */
+/* TP_PROTO(struct task_struct *p): about to be woken, by the current thread or what interrupted it. Attached where it matters
+ * who does: it is to be told, or the thread may wait for the lock of some Python; or where the scheduler does not tell when. */
 SEC("tp_btf/sched_waking")
 int thread_waking(__u64 *ctx)
 {
 	struct task_struct *task = (struct task_struct *)ctx[0];
-	if (tells_queues(task) && !watches_wakers())
-		return 0;
 	struct thread *thread = find_thread_of(task);
 	if (!thread || !thread->since_ns || thread->state != THREAD_BLOCKED)
 		return 0;
+	struct pt_regs___kernel *registers = entry_registers(task);
+	if (has_task_work && registers)
+		note_call(task, thread, registers);
 	int is_wanted = waker_stacks || waker_names || thread->flags & WAIT_GIL;
 	if (!is_wanted && tells_queues(task))
 		return 0;
@@ -316,44 +325,40 @@ static __always_inline int ask_for_stack(struct task_struct *task)
 	return -1;
 }
 
-/* A thread comes back from a wait inside a system call. */
-static __always_inline void resume_call(struct task_struct *task, struct thread *thread, __u64 now)
+/* A thread comes back from a wait that may be worth a stack, or goes on with one whose stack is due. */
+static __noinline int ask_or_sum(struct task_struct *task, struct thread *thread, __u64 now)
 {
-	if (!has_task_work) {
-		__u64 waited = thread->wait_queue_ns + thread->wait_blocked_ns;
-		if (kernel_frames && !(thread->flags & WAIT_GIL) && !thread->kernel_count && waited >= threshold_ns(find_budget(thread, now)))
-			thread->kernel_count = save_kernel_stack(task, thread);
-		return;
-	}
-	if (thread->due)
-		return;
-	enum verdict verdict = judge_call(thread, now);
+	if (!task || !thread || thread->due)
+		return 0;
+	struct pt_regs___kernel *registers = entry_registers(task);
+	if (registers)
+		note_call(task, thread, registers);
+	enum verdict verdict = registers ? judge_call(thread, now) : NO_ROOM;
 	if (verdict != TAKE && verdict != SAMPLE) {
 		sum_untold(thread, verdict);
-		return;
+		return 0;
 	}
-	if (kernel_frames && !(thread->flags & WAIT_GIL)) /* that is in futex() */
+	/* A wait for Python's lock is in futex(); what was only queued did not wait for anything in the kernel. */
+	if (kernel_frames && !(thread->flags & WAIT_GIL) && thread->wait_blocked_ns)
 		thread->kernel_count = save_kernel_stack(task, thread);
 	thread->due = verdict;
 	if (ask_for_stack(task)) {
 		thread->due = 0;
 		sum_bare(thread);
 	}
+	return 0;
 }
 
-static __always_inline void switch_in(struct task_struct *task, struct thread *thread, __u64 now)
+/* On older kernels the end of the system call tells the wait, or its times follow what was told when it began. */
+static __always_inline void resume_wait(struct task_struct *task, struct thread *thread, __u64 now)
 {
-	if (!thread || !thread->since_ns)
-		return;
-	if (thread->state == THREAD_RUNNING)
-		mend_state(task, thread, now);
-	else
-		end_absence(task, thread, now);
-	thread->state = THREAD_RUNNING;
+	__u64 waited = thread->wait_queue_ns + thread->wait_blocked_ns;
 	if (thread->in_call) {
-		resume_call(task, thread, now);
+		if (kernel_frames && !(thread->flags & WAIT_GIL) && !thread->kernel_count &&
+		    waited >= threshold_ns(find_budget(thread, now)))
+			thread->kernel_count = save_kernel_stack(task, thread);
 	} else if (!thread->open_sequence) {
-		if (thread->wait_queue_ns + thread->wait_blocked_ns < min_wait_ns)
+		if (waited < min_wait_ns)
 			sum_short(thread);
 		else
 			sum_bare(thread);
@@ -362,6 +367,23 @@ static __always_inline void switch_in(struct task_struct *task, struct thread *t
 	} else {
 		end_wait(thread);
 	}
+}
+
+/* `queue_ns` is `now` by the clock of the run queue. */
+static __always_inline void switch_in(struct task_struct *task, struct thread *thread, __u64 now, __u64 queue_ns)
+{
+	if (UNLIKELY(thread->state == THREAD_RUNNING))
+		mend_state(task, thread, now);
+	else
+		end_absence(task, thread, now, queue_ns);
+	thread->state = THREAD_RUNNING;
+	if (!has_task_work)
+		resume_wait(task, thread, now);
+	else if (LIKELY(thread->wait_queue_ns + thread->wait_blocked_ns < min_wait_ns && !thread->due &&
+			!follows_gil_wait(thread)))
+		sum_short(thread);
+	else
+		ask_or_sum(task, thread, now);
 }
 
 /* TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state),
@@ -376,9 +398,12 @@ int thread_switch(__u64 *ctx)
 		if (!coming)
 			return 0;
 	}
-	__u64 now = switch_time(out, in), cost = begin_cost(now);
-	int is_told = switch_out(ctx, out, leaving, !ctx[0] && ctx[3], now);
-	switch_in(in, coming, now);
+	__u64 queue_ns = run_queue_clock(out), now = switch_time(out, in, queue_ns), cost = begin_cost(now);
+	int is_told = 0;
+	if (leaving && leaving->since_ns)
+		is_told = switch_out(ctx, out, leaving, !ctx[0] && ctx[3], now);
+	if (coming && coming->since_ns)
+		switch_in(in, coming, now, queue_ns);
 	if (!is_told)
 		end_cost(cost);
 	return 0;

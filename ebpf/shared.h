@@ -314,6 +314,7 @@ struct wait_event {
 	__u64 queue_ns;    /* woken or preempted, until it ran */
 	__u64 run_sum_ns;  /* of the thread, up to `head.time_ns` */
 	__u64 queue_sum_ns;
+	__u64 stands_for_ns; /* WAIT_SAMPLED: so much time of the thread in waits like it */
 	__u64 argument;    /* the first one of the system call */
 	__u64 holder;      /* WAIT_GIL: thread pointer of who has the lock now, or had it last; 0: not known */
 	struct wait_object object; /* which `argument` names, where it is a descriptor */
@@ -328,7 +329,7 @@ struct wait_event {
 	__u8 padding[7];
 	char waker_comm[COMM_BYTES];
 };
-_Static_assert(sizeof(struct wait_event) == 168, "struct wait_event");
+_Static_assert(sizeof(struct wait_event) == 176, "struct wait_event");
 
 /* EVENT_THREAD, and what the iteration over all threads writes: the sums of a thread from when it was
  * first seen to `head.time_ns`. run + queue + blocked is that time. */

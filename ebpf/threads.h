@@ -15,32 +15,44 @@
  * PUSH_AND_CLEAR_REGS rax=$-ENOSYS. Behind the call, on the way to user mode, it is the call's result. */
 #define CALL_RUNS (-38)
 
-/* What each switch touches comes first, in three lines of cache. */
+/* A stretch of the time that a thread is in waits of which only some have a stack; one in each has, see is_sample. */
+struct stratum {
+	__u64 length_ns, passed_ns;
+	__u64 chosen_ns; /* up to here in it, the wait that lasts longer has a stack; or CHOSEN_BEFORE */
+	__u64 owed_ns;   /* of strata whose wait is chosen and has no stack yet */
+};
+#define CHOSEN_BEFORE (~0ull)
+#define STRATA_BITS 2
+
+/* What each switch touches comes first, in two lines of cache. */
 struct thread {
 	__u64 since_ns; /* when `state` began; 0: not seen yet */
 	__u64 run_ns, queue_ns, blocked_ns;
 	__u64 exec_ns; /* by the scheduler's own account, when `state` was last no longer, or not yet, THREAD_RUNNING */
 	__u64 delay_ns; /* queued by the scheduler's own account, when it left its CPU */
 	__u8 state;          /* enum thread_state */
-	__u8 in_call;
-	__u8 flags;          /* WAIT_* of the wait under way */
+	__u8 in_call;        /* this and what is noted with it, see note_call, is of the wait under way */
+	__u8 flags;          /* WAIT_* of that */
 	__u8 kernel_count;
 	__u8 due;            /* enum verdict: a stack that was asked for; 0: none */
-	/* The wait under way: of this system call, or since it was told open. */
+	/* The wait under way: until the thread is back in user mode, or since it was told open. */
 	__u64 wait_began_ns, wait_queue_ns, wait_blocked_ns;
+	__u64 short_queue_ns, short_blocked_ns;
+	__u32 short_count;
+	__u32 gil_sequence;  /* of the last wait for Python's lock that was told; 0: there was none */
+	__u64 gil_ended_ns;
 	__u64 ip, sp; /* in user mode, when it began */
 	__u64 argument;
 	__s32 call;
 	__u32 open_sequence; /* told when it began; 0: was not */
-	__u64 short_queue_ns, short_blocked_ns, thin_queue_ns, thin_blocked_ns, bare_queue_ns, bare_blocked_ns;
-	__u32 short_count, thin_count, bare_count;
-	__u64 thin_ns; /* in waits between two samples of them */
-	/* The last wait for Python's lock that was told. */
-	__u64 gil_ip, gil_sp, gil_ended_ns;
+	__u64 thin_queue_ns, thin_blocked_ns, bare_queue_ns, bare_blocked_ns;
+	__u32 thin_count, bare_count;
+	struct stratum strata[1 << STRATA_BITS];
+	__u64 stands_for_ns; /* that time, of the last one that had a stack */
+	__u64 gil_ip, gil_sp; /* of the wait `gil_sequence` */
 	__u64 gil_holder_at; /* where the interpreter says who has that lock; 0: not known */
 	__u64 born_ns;
 	__u32 parent_tid; /* which made it at born_ns; 0: that was not seen */
-	__u32 gil_sequence;
 	__u32 sequence; /* of the last wait that was told */
 	__u32 waker_pid, waker_tid;
 	__s32 waker_call;
@@ -48,7 +60,7 @@ struct thread {
 	__u64 kernel[MAX_WAIT_KERNEL_FRAMES]; /* where the wait stood */
 };
 
-/* Of each thread of a target; written by the tracepoints. As many as targets have threads, some 600
+/* Of each thread of a target; written by the tracepoints. As many as targets have threads, some 700
  * bytes each; they go with their threads. Where the kernel has no memory for one it is counted,
  * COUNTER_THREADS_LOST, and is not accounted for. */
 struct {
@@ -99,13 +111,19 @@ static __always_inline int is_gil(__u32 pid, __u64 address)
 	return address - all[seen.python].runtime < all[seen.python].runtime_bytes;
 }
 
-/* Which system call a thread that leaves its CPU is in, if any. */
+/* Which system call a thread is in that is not in user mode; -1: none. */
+static __always_inline __s32 call_of(const struct pt_regs___kernel *registers)
+{
+	__s64 call = registers->orig_ax;
+	return call >= 0 && (__s64)registers->ax == CALL_RUNS ? call : -1;
+}
+
+/* What a thread that does not run waits for. */
 static __always_inline void note_call(struct task_struct *task, struct thread *thread,
 				      const struct pt_regs___kernel *registers)
 {
-	__s64 call = registers->orig_ax;
-	thread->in_call = call >= 0 && (__s64)registers->ax == CALL_RUNS;
-	thread->call = thread->in_call ? call : -1;
+	thread->call = call_of(registers);
+	thread->in_call = thread->call >= 0;
 	thread->ip = registers->ip;
 	thread->sp = registers->sp;
 	thread->argument = registers->di;
@@ -185,25 +203,24 @@ static __always_inline void end_state(struct thread *thread, __u64 now)
 	}
 }
 
-/* As above, of a thread that comes to a CPU. */
-static __always_inline void end_absence(struct task_struct *task, struct thread *thread, __u64 now)
+/* As above, of a thread that comes to a CPU. `queue_ns` is `now` by the clock of the run queue. */
+static __always_inline void end_absence(struct task_struct *task, struct thread *thread, __u64 now, __u64 queue_ns)
 {
-	__u64 queued = woken_ns(task, thread, now, run_queue_clock(task));
-	if (queued) {
-		end_state(thread, now - queued);
-		thread->state = THREAD_QUEUED;
-	}
-	end_state(thread, now);
+	__u64 passed = passed_ns(thread, now), blocked = 0;
+	if (thread->state == THREAD_BLOCKED)
+		blocked = passed - woken_ns(task, thread, now, queue_ns);
+	thread->since_ns += passed;
+	thread->blocked_ns += blocked;
+	thread->wait_blocked_ns += blocked;
+	thread->queue_ns += passed - blocked;
+	thread->wait_queue_ns += passed - blocked;
 }
 
 /* Notes the scheduler's accounts of a thread that is about to leave its CPU: they count up to now. */
-static __always_inline void note_accounts(struct task_struct *task, struct thread *thread, __u64 now)
+static __always_inline void note_accounts(struct task_struct *task, struct thread *thread)
 {
 	if (tells_queues(task))
 		thread->delay_ns = task->sched_info.run_delay;
-	struct clock *clock = find_clock();
-	if (clock)
-		clock->exec_lead = now - task->se.exec_start;
 	thread->exec_ns = task->se.sum_exec_runtime;
 }
 
@@ -211,7 +228,11 @@ static __always_inline void note_accounts(struct task_struct *task, struct threa
 static __always_inline __u64 exec_up_to(struct task_struct *task, __u64 now)
 {
 	struct clock *clock = find_clock();
-	__s64 behind = clock && clock->exec_lead ? now - clock->exec_lead - task->se.exec_start : 0;
+	__s64 behind = 0;
+	if (bpf_core_field_exists(task->se.cfs_rq) && clock && clock->checked_ns) {
+		struct rq *queue = task->se.cfs_rq->rq;
+		behind = now - clock->lead - (queue->clock - queue->clock_task) - task->se.exec_start;
+	}
 	return task->se.sum_exec_runtime + (behind > 0 ? behind : 0);
 }
 
@@ -287,13 +308,19 @@ static __always_inline void fill_thread(struct thread_event *event, struct task_
 	event->tid = task->pid;
 	event->open_sequence = thread->open_sequence;
 	event->state = woken ? THREAD_QUEUED : thread->state;
-	event->call = thread->call;
-	event->argument = thread->argument;
+	event->flags = thread->flags;
+	event->call = -1;
+	struct pt_regs___kernel *registers = entry_registers(task);
+	if (registers && thread->state != THREAD_RUNNING) {
+		event->call = call_of(registers);
+		event->argument = registers->di;
+		if (event->call == SYS_FUTEX && is_gil(task->tgid, event->argument))
+			event->flags |= WAIT_GIL;
+	}
 	event->thread_pointer = BPF_CORE_READ(task, thread.fsbase);
 	event->switches = task->nvcsw + task->nivcsw;
 	event->parent_tid = thread->parent_tid;
 	event->born_ns = thread->born_ns;
-	event->flags = thread->flags;
 	if (thread->state == THREAD_RUNNING) {
 		event->run_ns += passed;
 	} else if (thread->state == THREAD_QUEUED) {

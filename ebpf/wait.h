@@ -20,6 +20,7 @@ static __always_inline void fill_wait(struct scratch *scratch, const struct thre
 	wait->queue_ns = thread->wait_queue_ns;
 	wait->run_sum_ns = run_sum_ns(thread, now);
 	wait->queue_sum_ns = thread->queue_ns;
+	wait->stands_for_ns = thread->stands_for_ns;
 	wait->argument = thread->argument;
 	wait->holder = 0;
 	wait->holder_frame[0] = 0;
@@ -164,7 +165,8 @@ static __always_inline int tell_wait(struct thread *thread, __u64 now)
 	}
 	thread->sequence++;
 	fill_wait(scratch, thread, EVENT_WAIT, pid_tgid, now);
-	note_object(&scratch->wait.object, thread->argument);
+	if (thread->in_call)
+		note_object(&scratch->wait.object, thread->argument);
 	bpf_probe_read_kernel(scratch->frames, sizeof(thread->kernel), thread->kernel);
 	__u64 words = thread->kernel_count;
 	if (words > MAX_WAIT_KERNEL_FRAMES) /* cannot be; said for the verifier */

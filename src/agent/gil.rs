@@ -261,6 +261,7 @@ mod tests {
             queue_ns: 4,
             run_sum_ns: 0,
             queue_sum_ns: 4,
+            stands_for_ns: 0,
             call: None,
             argument: 0,
             object: WaitObject::default(),

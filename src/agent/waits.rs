@@ -171,9 +171,10 @@ impl Waits {
             let blocked = capture.extend(told.user, self.blocked_frames(record, told).into_iter());
             pieces.push((ThreadState::Blocked, blocked, record.blocked_ns));
         }
-        // Each is a tick of the time waited, so it weighs the same, whatever its own length.
+        // What it weighs is the time waited that it stands for, whatever its own length.
         let total = (record.queue_ns + record.blocked_ns).max(1);
-        let part = |ns: u64| u64::try_from(u128::from(ns) * 1_000_000 / u128::from(total)).unwrap_or(0);
+        let stood_for = u128::from(record.stands_for_ns);
+        let part = |ns: u64| u64::try_from(u128::from(ns) * stood_for / u128::from(total)).unwrap_or(0);
         let sampled = &mut self.sums_of(record).sampled;
         for (state, stack, ns) in pieces {
             capture.add_share(&told.root, stack, state, told.tally(record, part(ns)));
@@ -370,6 +371,7 @@ impl Waits {
             queue_ns,
             run_sum_ns: record.run_ns,
             queue_sum_ns: record.queue_ns,
+            stands_for_ns: 0,
             call: record.call,
             argument: record.argument,
             object: WaitObject::default(),

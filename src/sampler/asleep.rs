@@ -79,6 +79,7 @@ impl AsleepReader {
             queue_ns: record.open.queue_ns,
             run_sum_ns: record.run_ns,
             queue_sum_ns: record.queue_ns,
+            stands_for_ns: 0,
             call: record.call,
             argument: record.argument,
             object: WaitObject::default(),

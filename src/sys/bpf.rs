@@ -14,6 +14,7 @@ use libbpf_rs::{
 };
 
 use super::abi::{COUNTER_COUNT, Counters, RULE_CAPACITY, TableProcess, TablePython};
+use super::kernel_types::KernelTypes;
 use super::lane_record::LaneSettings;
 use super::perf_event::PerfEvent;
 use super::table_memory::{Plain, SharedArray, TableCapacity, TableMemory};
@@ -49,8 +50,9 @@ pub struct BpfSettings {
 }
 
 /// Programs that tell waits and know their tracepoint themselves.
-const OFF_CPU_PROGRAMS: [&str; 5] =
-    ["thread_switch", "thread_waking", "thread_fork", "thread_exec", "thread_exit"];
+const OFF_CPU_PROGRAMS: [&str; 4] = ["thread_switch", "thread_fork", "thread_exec", "thread_exit"];
+/// Tells who ends a wait.
+const WAKING: &str = "thread_waking";
 /// Tells the end of every system call, where threads cannot be asked for their stacks.
 const CALL_EXIT: &str = "call_exit";
 /// Programs that tell what is received and sent, likewise.
@@ -68,7 +70,20 @@ pub struct Bpf {
     counters: MapHandle,
     memory_bytes: u64,
     has_task_work: bool,
+    wakers: Wakers,
     object: Object,
+}
+
+/// Whether each wake-up on the machine is watched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wakers {
+    /// It never is: waits are not told.
+    Unwanted,
+    /// It will be once a target is a Python, whose lock has holders.
+    ForPythons,
+    /// It will be from the beginning: who ends a wait is told of all, or the scheduler does not tell when it did.
+    Wanted,
+    Watched,
 }
 
 /// Copies of ring records, back to back, with the end of each.
@@ -84,7 +99,8 @@ impl Bpf {
     pub fn load(settings: &BpfSettings) -> Result<(Self, TableMemory, SharedArray<TablePython>)> {
         libbpf_rs::set_print(None);
         let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load_error)?;
-        let has_task_work = settings.off_cpu.is_some() && kernel_has_task_work();
+        let types = KernelTypes::read();
+        let has_task_work = settings.off_cpu.is_some() && kernel_has_task_work(&types);
         configure(&mut open, settings, has_task_work).map_err(load_error)?;
         let object = open.load().map_err(load_error)?;
         let capacity = settings.capacity;
@@ -117,6 +133,7 @@ impl Bpf {
             counters: map_named(&object, "counters")?,
             memory_bytes: memory_bytes(&object),
             has_task_work,
+            wakers: wakers_to_watch(settings, &types),
             object,
         };
         Ok((bpf, tables, pythons))
@@ -141,6 +158,9 @@ impl Bpf {
     /// Attaches what tells waits: of threads that are born or accounted for from here on.
     pub fn attach_off_cpu(&mut self) -> Result<()> {
         self.attach_traces(&OFF_CPU_PROGRAMS)?;
+        if self.wakers == Wakers::Wanted {
+            self.watch_wakers()?;
+        }
         if !self.has_task_work {
             self.attach_traces(&[CALL_EXIT])?;
         }
@@ -150,6 +170,12 @@ impl Bpf {
     /// Attaches what tells what targets receive and send from here on.
     pub fn attach_lane(&mut self) -> Result<()> {
         self.attach_traces(&LANE_PROGRAMS)
+    }
+
+    fn watch_wakers(&mut self) -> Result<()> {
+        self.attach_traces(&[WAKING])?;
+        self.wakers = Wakers::Watched;
+        Ok(())
     }
 
     fn attach_traces(&mut self, names: &[&str]) -> Result<()> {
@@ -193,15 +219,18 @@ impl Bpf {
         };
     }
 
-    /// Makes a process a target, or changes what the walker knows of it, atomically.
-    pub fn set_process(&self, process: TableProcess) -> Result<()> {
+    /// Makes a process a target, or changes what the walker knows of it, atomically. Of the first that is a Python, who ends
+    /// waits is told from here on.
+    pub fn set_process(&mut self, process: TableProcess) -> Result<()> {
+        self.meet_python(process)?;
         let pid = process.pid;
         let result = self.processes.update(&pid.to_ne_bytes(), &process.to_bytes(), MapFlags::ANY);
         result.map_err(|cause| bpf_error(format!("failed to add process {pid} to the targets"), cause))
     }
 
     /// As [`Self::set_process`], unless the process is no target any more: it exited meanwhile.
-    pub fn replace_process(&self, process: TableProcess) -> Result<()> {
+    pub fn replace_process(&mut self, process: TableProcess) -> Result<()> {
+        self.meet_python(process)?;
         let pid = process.pid;
         match self.processes.update(&pid.to_ne_bytes(), &process.to_bytes(), MapFlags::EXIST) {
             Err(cause) if cause.kind() != libbpf_rs::ErrorKind::NotFound => {
@@ -209,6 +238,11 @@ impl Bpf {
             }
             _ => Ok(()),
         }
+    }
+
+    fn meet_python(&mut self, process: TableProcess) -> Result<()> {
+        let is_first = process.python != 0 && self.wakers == Wakers::ForPythons;
+        if is_first { self.watch_wakers() } else { Ok(()) }
     }
 
     /// `pid` is no target any more.
@@ -267,11 +301,20 @@ impl Bpf {
 
 /// Whether threads can be asked for their stacks as they return to user mode (Linux 6.18). `TXPROF_NO_TASK_WORK`, set to
 /// anything, makes it as if not, so that the way of older kernels can be tested on new ones.
-fn kernel_has_task_work() -> bool {
-    let function = b"\0bpf_task_work_schedule_resume_impl\0";
+fn kernel_has_task_work(types: &KernelTypes) -> bool {
     std::env::var_os("TXPROF_NO_TASK_WORK").is_none()
-        && std::fs::read("/sys/kernel/btf/vmlinux")
-            .is_ok_and(|types| memchr::memmem::find(&types, function).is_some())
+        && types.has_function("bpf_task_work_schedule_resume_impl")
+}
+
+/// `tells_queues` of `clock.h` is what the kernel side knows of the same kernel.
+fn wakers_to_watch(settings: &BpfSettings, types: &KernelTypes) -> Wakers {
+    let tells_queues =
+        types.has_member("sched_info", "last_queued") && types.has_member("sched_entity", "cfs_rq");
+    match settings.off_cpu {
+        None => Wakers::Unwanted,
+        Some(off_cpu) if off_cpu.wakers || settings.lane.is_some() || !tells_queues => Wakers::Wanted,
+        Some(_) => Wakers::ForPythons,
+    }
 }
 
 fn configure(open: &mut OpenObject, settings: &BpfSettings, has_task_work: bool) -> libbpf_rs::Result<()> {
@@ -279,7 +322,7 @@ fn configure(open: &mut OpenObject, settings: &BpfSettings, has_task_work: bool)
     for mut program in open.progs_mut() {
         let name = program.name().to_string_lossy().into_owned();
         let is_lane = LANE_PROGRAMS.contains(&&*name);
-        let is_off_cpu = name == "account" || OFF_CPU_PROGRAMS.contains(&&*name);
+        let is_off_cpu = ["account", WAKING].contains(&&*name) || OFF_CPU_PROGRAMS.contains(&&*name);
         let wanted = match &*name {
             CALL_EXIT => sees_waits && !has_task_work,
             _ if is_lane => settings.lane.is_some(),

@@ -7,6 +7,8 @@ pub mod abi;
 pub mod bpf;
 pub mod clock;
 pub mod file_map;
+#[cfg(feature = "bpf")]
+mod kernel_types;
 pub mod lane_record;
 pub mod launch;
 pub mod perf_event;

@@ -10,7 +10,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct OffCpuSettings {
     /// Shorter waits have no stack, in nanoseconds.
     pub min_wait_ns: u32,
-    /// Stacks of waits a second on one CPU; with more, shorter waits have stacks by sample only.
+    /// Stacks of waits a second on one CPU, up to four times as many where there are few waits; with more, shorter waits
+    /// have stacks by sample only.
     pub stacks_per_second: u32,
     /// And those of waits for Python's lock, which come on top.
     pub gil_stacks_per_second: u32,
@@ -66,6 +67,8 @@ pub struct WaitRecord<'a> {
     pub run_sum_ns: u64,
     /// And how long it had been runnable without running.
     pub queue_sum_ns: u64,
+    /// If [`Self::is_sampled`], how much time of the thread in waits like it.
+    pub stands_for_ns: u64,
     /// Number of the system call that it was in.
     pub call: Option<u32>,
     /// First argument of that.
@@ -151,6 +154,7 @@ impl<'a> WaitRecord<'a> {
         let blocked_ns = take_u64(&mut rest)?;
         let queue_ns = take_u64(&mut rest)?;
         let (run_sum_ns, queue_sum_ns) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
+        let stands_for_ns = take_u64(&mut rest)?;
         let argument = take_u64(&mut rest)?;
         let pointer = take_u64(&mut rest)?;
         let object = WaitObject::take(&mut rest)?;
@@ -183,6 +187,7 @@ impl<'a> WaitRecord<'a> {
             queue_ns,
             run_sum_ns,
             queue_sum_ns,
+            stands_for_ns,
             call,
             argument,
             object,
@@ -412,6 +417,7 @@ mod tests {
             20,
             1000,
             2000,
+            3000,
             0x77,
             0x99,
             31,
@@ -426,7 +432,7 @@ mod tests {
         ]);
         bytes.extend([WAIT_GIL | WAIT_INTERRUPT | WAIT_SAMPLED, 0, 0, 0, 0, 0, 0, 0]);
         bytes.extend(*b"waker\0\0\0\0\0\0\0\0\0\0\0");
-        assert_eq!(bytes.len(), 168);
+        assert_eq!(bytes.len(), 176);
         let stack = bytes.len();
         bytes.extend(words(&[9, pair(41, 1), 0, 0, 0, 0, pair(42, 3), pair(0, 1 << 16), 0]));
         bytes.extend([0; 32]);
@@ -434,7 +440,7 @@ mod tests {
         let Ok(Record::Wait(wait)) = Record::parse(&bytes) else { panic!("not a wait") };
         assert_eq!((wait.time_ns, wait.pid, wait.tid, wait.sequence), (9, 41, 42, 3));
         assert_eq!((wait.began_ns, wait.blocked_ns, wait.queue_ns), (5, 300, 20));
-        assert_eq!((wait.run_sum_ns, wait.queue_sum_ns), (1000, 2000));
+        assert_eq!((wait.run_sum_ns, wait.queue_sum_ns, wait.stands_for_ns), (1000, 2000, 3000));
         assert_eq!((wait.call, wait.argument), (Some(202), 0x77));
         assert_eq!((wait.is_gil, wait.is_sampled), (true, true));
         let WaitObject { inode, local_port, remote_port, mode, family, .. } = wait.object;
