@@ -473,6 +473,7 @@ impl Replay {
             Binding::Coroutine | Binding::SharedThread | Binding::Unknown => Offspring::default(),
         };
         let moments = requests.timeline.between(span.tid, span.from_ns, span.to_ns);
+        let moments = moments.filter(|moment| moment.is_over_by(span.to_ns));
         let whose = Whose { root: &root, coroutine: span.coroutine, offspring };
         let mut profile = RequestProfile::new(whose, moments, |at| requests.frames_of(capture, *at));
         profile.complete(finished, request);

@@ -35,6 +35,14 @@ pub struct Moment<S> {
     pub weight: u64,
 }
 
+impl<S> Moment<S> {
+    /// Whether it was over at `at_ns`, as far as is known: a thread that answers is no longer in a wait. One that waits
+    /// right behind its answer may seem to have begun that right before, the scheduler's clock being known to a microsecond.
+    pub fn is_over_by(&self, at_ns: u64) -> bool {
+        self.measure != Measure::Exact || self.at_ns.saturating_add(self.weight) <= at_ns
+    }
+}
+
 /// The moments of all threads, at most as many as `limit` bytes hold.
 #[derive(Debug)]
 pub struct Timeline<S> {
@@ -131,6 +139,14 @@ mod tests {
         assert_eq!(stacks(&timeline, 2, 0, 100), [2]);
         assert!(stacks(&timeline, 3, 0, 100).is_empty());
         assert!(timeline.reaches(1));
+    }
+
+    /// What a thread that answered at 20 waited for until 21 was not its answer.
+    #[test]
+    fn waits_that_last_are_not_over() {
+        let wait = |at_ns, weight| Moment { measure: Measure::Exact, weight, ..moment(at_ns, 1) };
+        assert!(wait(10, 10).is_over_by(20) && !wait(19, 2).is_over_by(20));
+        assert!(Moment { weight: 9, ..moment(19, 1) }.is_over_by(20));
     }
 
     /// The oldest moments of all threads give way, and it is known since when all are there.
