@@ -46,7 +46,7 @@ fn python_frames_are_told_from_others() {
 }
 
 /// By default neither the evaluation loop, nor `main`, nor anything of the interpreter is shown, but extensions,
-/// libraries and the kernel are.
+/// libraries and the kernel are; in stacks that are whole, 99 % of them at least.
 #[test]
 fn interpreter_is_folded_away_by_default() {
     let Some(_turn) = turn() else { return };
@@ -67,8 +67,12 @@ fn interpreter_is_folded_away_by_default() {
             "__libc_start_main",
             "_start",
         ];
+        // Amid the call of a function, one in 20,000, the stack says that it cannot be told which frames are Python's.
+        let is_whole = |line: &Line| {
+            line.frames.get(1).is_some_and(|frame| !frame.starts_with("[Python callers missing"))
+        };
         let interpreter = folded.filtered(|line| {
-            line.frames.iter().any(|frame| shown.iter().any(|part| frame.starts_with(part)))
+            is_whole(line) && line.frames.iter().any(|frame| shown.iter().any(|part| frame.starts_with(part)))
         });
         println!(
             "{name:20} {start:.3} begin with <module>, {} lines show the interpreter",
