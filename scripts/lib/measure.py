@@ -94,10 +94,10 @@ def stolen_seconds():
     return int(pathlib.Path("/proc/stat").read_text().split()[8]) / os.sysconf("SC_CLK_TCK")
 
 
-def window(target, seconds, tool=None):
+def window(target, seconds, tool=None, settle_seconds=1.5):
     """(units per wall second, target CPU ns per unit) over one quiet window."""
     for _ in range(20):
-        with recording(tool) if tool else contextlib.nullcontext():
+        with recording(tool, settle_seconds) if tool else contextlib.nullcontext():
             stolen, began = stolen_seconds(), time.monotonic()
             units, cpu = target.account()[UNITS], target.cpu_ns()
             time.sleep(seconds)
@@ -115,13 +115,13 @@ def slow_down(target, tool, seconds, rounds):
     return slow_downs(target, {"": tool}, seconds, rounds)[""]
 
 
-def slow_downs(target, tools, seconds, rounds):
-    """The same of several tools by name, which take turns."""
+def slow_downs(target, tools, seconds, rounds, settle_seconds=1.5):
+    """The same of several tools by name, which take turns; each has run for `settle_seconds` when its window begins."""
     results = {name: ([], [], [], []) for name in tools}
     before = window(target, seconds)
     for _ in range(rounds):
         for name, tool in tools.items():
-            with_tool = window(target, seconds, tool)
+            with_tool = window(target, seconds, tool, settle_seconds)
             after = window(target, seconds)
             plain = [(one + other) / 2 for one, other in zip(before, after)]
             values = ((1 - with_tool[0] / plain[0]) * 100, (with_tool[1] / plain[1] - 1) * 100,
@@ -136,6 +136,15 @@ def spread(values, unit="", digits=2):
     """`median unit (min … max, n)`."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}f} {unit} ({low:.{digits}f} … {high:.{digits}f}, n={len(values)})"
+
+
+def middle(values, unit="", digits=2):
+    """The mean of the middle three fifths, its standard error, and between which values these lie."""
+    kept = sorted(values)[len(values) // 5:len(values) - len(values) // 5]
+    # Of a normal distribution the middle three fifths spread by half as much as the whole; the error of their mean is
+    # hardly larger than that of all.
+    error = statistics.pstdev(kept) * 2.3 / len(values) ** 0.5
+    return f"{statistics.mean(kept):.{digits}f} ± {error:.{digits}f} {unit} ({kept[0]:.{digits}f} … {kept[-1]:.{digits}f}, n={len(values)})"
 
 
 @contextlib.contextmanager
