@@ -184,8 +184,7 @@ static __always_inline void note_waker(void *ctx, struct thread *thread)
 	thread->waker_tid = (__u32)waker;
 	bpf_get_current_comm(thread->waker_comm, COMM_BYTES);
 	struct pt_regs___kernel *registers = entry_registers(bpf_get_current_task_btf());
-	int runs = registers && (__s64)registers->orig_ax >= 0 && (__s64)registers->ax == CALL_RUNS;
-	thread->waker_call = runs ? (__s32)registers->orig_ax : -1;
+	thread->waker_call = registers ? call_of(registers) : -1;
 	if (is_interrupt(ctx, thread->waker_call))
 		thread->flags |= WAIT_INTERRUPT;
 }
