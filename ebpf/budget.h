@@ -80,24 +80,27 @@ static __always_inline __u32 place_of(const struct thread *thread)
 	return ((thread->ip ^ thread->sp) * 0x9e3779b97f4a7c15ull) >> (64 - STRATA_BITS); /* 2^64 by the golden ratio */
 }
 
+/* Whether the chosen instant has passed is noted, once. */
+static __always_inline void pass(struct stratum *stratum)
+{
+	if (stratum->passed_ns <= stratum->chosen_ns)
+		return;
+	stratum->owed_ns += stratum->length_ns;
+	stratum->chosen_ns = CHOSEN_BEFORE;
+}
+
 /* Whether this shorter wait is the one of its stratum that has a stack: the one that lasts over an instant in it that is
  * chosen by chance. It stands for the stratum. What may not have a stack leaves that to the next. */
 static __always_inline int is_sample(struct thread *thread, struct budget *budget, __u64 waited_ns)
 {
 	struct stratum *stratum = &thread->strata[place_of(thread)];
 	stratum->passed_ns += waited_ns;
-	if (stratum->passed_ns > stratum->chosen_ns) {
-		stratum->owed_ns += stratum->length_ns;
-		stratum->chosen_ns = CHOSEN_BEFORE;
-	}
+	pass(stratum);
 	if (stratum->passed_ns >= stratum->length_ns) {
 		stratum->passed_ns -= stratum->length_ns;
 		stratum->length_ns = THIN_SHARE * threshold_ns(budget); /* longer than this wait */
 		stratum->chosen_ns = (bpf_get_prandom_u32() >> 4) * stratum->length_ns >> 28;
-		if (stratum->passed_ns > stratum->chosen_ns) {
-			stratum->owed_ns += stratum->length_ns;
-			stratum->chosen_ns = CHOSEN_BEFORE;
-		}
+		pass(stratum);
 	}
 	if (!stratum->owed_ns || budget->taken >= MAX_STACKS)
 		return 0;

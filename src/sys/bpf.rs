@@ -99,8 +99,9 @@ impl Bpf {
     pub fn load(settings: &BpfSettings) -> Result<(Self, TableMemory, SharedArray<TablePython>)> {
         libbpf_rs::set_print(None);
         let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load_error)?;
-        let types = KernelTypes::read();
-        let has_task_work = settings.off_cpu.is_some() && kernel_has_task_work(&types);
+        // To read them takes time, which only waits are worth.
+        let types = settings.off_cpu.and_then(|_| KernelTypes::read());
+        let has_task_work = types.as_ref().is_some_and(kernel_has_task_work);
         configure(&mut open, settings, has_task_work).map_err(load_error)?;
         let object = open.load().map_err(load_error)?;
         let capacity = settings.capacity;
@@ -133,7 +134,7 @@ impl Bpf {
             counters: map_named(&object, "counters")?,
             memory_bytes: memory_bytes(&object),
             has_task_work,
-            wakers: wakers_to_watch(settings, &types),
+            wakers: wakers_to_watch(settings, types.as_ref()),
             object,
         };
         Ok((bpf, tables, pythons))
@@ -307,9 +308,10 @@ fn kernel_has_task_work(types: &KernelTypes) -> bool {
 }
 
 /// `tells_queues` of `clock.h` is what the kernel side knows of the same kernel.
-fn wakers_to_watch(settings: &BpfSettings, types: &KernelTypes) -> Wakers {
-    let tells_queues =
-        types.has_member("sched_info", "last_queued") && types.has_member("sched_entity", "cfs_rq");
+fn wakers_to_watch(settings: &BpfSettings, types: Option<&KernelTypes>) -> Wakers {
+    let tells_queues = types.is_some_and(|types| {
+        types.has_member("sched_info", "last_queued") && types.has_member("sched_entity", "cfs_rq")
+    });
     match settings.off_cpu {
         None => Wakers::Unwanted,
         Some(off_cpu) if off_cpu.wakers || settings.lane.is_some() || !tells_queues => Wakers::Wanted,
