@@ -14,7 +14,7 @@
 #define WAIT_BUDGET 10
 /* To judge waits costs, too: the fewer of them are above the threshold, the more stacks, up to so many more, and none more
  * where there is one in each JUDGE_NS. */
-#define SPARE_BUDGET 30
+#define SPARE_BUDGET 15
 #define JUDGE_NS 100000
 #define MAX_STACKS 40 /* in that time, even of waits that all are long */
 #define OPEN_BUDGET 3 /* in that time, of waits whose length nobody knows yet */
@@ -120,6 +120,8 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 	budget->judged++;
 	if (waited_ns < min_wait_ns)
 		return TOO_SHORT;
+	if (every_wait)
+		return TAKE;
 	int is_told = thread->flags & WAIT_TOLD;
 	/* Where who ends a wait is told with a stack, the wait was judged then, if Python's lock was handed over. */
 	int was_judged = waker_stacks && thread->flags & (WAIT_TOLD | WAIT_UNTOLD);
@@ -143,6 +145,8 @@ static __always_inline enum verdict judge_wait(struct thread *thread, __u64 wait
 /* Whether the end of a wait of this length has its waker told: a stack of that is to no avail if the wait has none then. */
 static __always_inline int may_tell_waker(struct thread *thread, __u64 waited_ns, int hands_over, __u64 now)
 {
+	if (every_wait)
+		return 1;
 	struct budget *budget = find_budget(thread, now);
 	if (!budget || budget->wakers >= (waker_stacks ? 2 : 8) * WAIT_BUDGET)
 		return 0;
@@ -156,7 +160,7 @@ static __always_inline int may_tell_waker(struct thread *thread, __u64 waited_ns
 static __always_inline int may_open(const struct thread *thread, __u64 now)
 {
 	struct budget *budget = find_budget(thread, now);
-	return budget && budget->taken < OPEN_BUDGET && ++budget->taken;
+	return every_wait || (budget && budget->taken < OPEN_BUDGET && ++budget->taken);
 }
 
 #endif

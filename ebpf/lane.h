@@ -56,15 +56,6 @@ struct buffers {
 	__u64 base;
 };
 
-#define SYS_READ 0
-#define SYS_WRITE 1
-#define SYS_READV 19
-#define SYS_WRITEV 20
-#define SYS_SENDTO 44
-#define SYS_RECVFROM 45
-#define SYS_SENDMSG 46
-#define SYS_RECVMSG 47
-
 struct iovec_user {
 	__u64 base;
 	__u64 length;
@@ -285,6 +276,20 @@ static __always_inline enum lane_role judge_role(__u8 direction, __u32 word)
 	return word == ANSWER ? LANE_SERVER : LANE_UNKNOWN;
 }
 
+/* Whether an answer that begins with `start` is one of those before the true one, 1xx: "HTTP/1.1 100 Continue". */
+static __always_inline int is_interim(const __u8 *start)
+{
+	return start[9] == '1';
+}
+
+/* Where the current thread answers and then receives from the same socket again, it waits for the next request. */
+static __always_inline void note_answer(struct sock *sk, __u8 direction, int interim)
+{
+	struct thread *thread = find_thread_of(bpf_get_current_task_btf());
+	if (thread)
+		thread->answered = direction == LANE_SENT && !interim ? (__u64)sk : 0;
+}
+
 static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved)
 {
 	__u32 pid = bpf_get_current_pid_tgid() >> 32;
@@ -306,9 +311,10 @@ static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved
 	}
 	struct buffers buffers;
 	int is_found = find_buffers(&buffers);
-	__u32 word = 0;
+	__u8 start[32] = {}; /* more than twice what is looked at, see copy_head */
 	if (is_found && moved >= 4)
-		copy_head((__u8 *)&word, sizeof(word), &buffers, moved);
+		copy_head(start, sizeof(start), &buffers, moved);
+	__u32 word = *(__u32 *)start;
 	if (lane->role == LANE_UNKNOWN) {
 		lane->role = judge_role(direction, word);
 		if (lane->role == LANE_UNKNOWN && (is_veiled(lane, direction, word) || ++lane->strangers >= MAX_STRANGERS))
@@ -327,6 +333,7 @@ static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved
 		__u64 until = now + FULL_RATE_NS;
 		bpf_map_update_elem(&full_rates, &pid, &until, BPF_ANY);
 	}
+	note_answer(sk, direction, begins && is_interim(start));
 	__u64 coroutine = direction == LANE_SENT && process->python ? running_coroutine(process->python) : 0;
 	if (!is_found || (!begins && lane->transfers > HEAD_TRANSFERS))
 		tell_transfer(sk, direction, moved, &buffers, 0, coroutine, now);

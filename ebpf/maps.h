@@ -28,6 +28,7 @@ const volatile __u8 keep_samples = 0;      /* the perf event writes its own samp
 const volatile __u8 on_cpu_samples = 1;    /* 0: the clocks tick for nothing but new mappings */
 const volatile __u8 waker_stacks = 0;      /* every wake-up from a long wait is told with its stack */
 const volatile __u8 waker_names = 0;       /* who woke a thread is told with the wait, without a stack */
+const volatile __u8 every_wait = 0;        /* that is not shorter has a stack, however many there are */
 const volatile __u8 has_task_work = 0;     /* a thread can be asked for its stack as it returns to user mode */
 
 #define RULE_CAPACITY 65536

@@ -324,6 +324,16 @@ static __always_inline int ask_for_stack(struct task_struct *task)
 	return -1;
 }
 
+/* Whether the wait under way was for the next request of a connection that the thread has answered: no request's time. */
+static __always_inline int awaits_request(struct task_struct *task, const struct thread *thread)
+{
+	if (!thread->answered ||
+	    (thread->call != SYS_RECVFROM && thread->call != SYS_RECVMSG && thread->call != SYS_READ))
+		return 0;
+	struct file *file = file_of(task, thread->argument);
+	return file && (__u64)sock_of(file) == thread->answered;
+}
+
 /* A thread comes back from a wait that may be worth a stack, or goes on with one whose stack is due. */
 static __noinline int ask_or_sum(struct task_struct *task, struct thread *thread, __u64 now)
 {
@@ -332,7 +342,9 @@ static __noinline int ask_or_sum(struct task_struct *task, struct thread *thread
 	struct pt_regs___kernel *registers = entry_registers(task);
 	if (registers)
 		note_call(task, thread, registers);
-	enum verdict verdict = registers ? judge_call(thread, now) : NO_ROOM;
+	enum verdict verdict = NO_ROOM;
+	if (registers && !awaits_request(task, thread))
+		verdict = judge_call(thread, now);
 	if (verdict != TAKE && verdict != SAMPLE) {
 		sum_untold(thread, verdict);
 		return 0;

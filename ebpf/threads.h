@@ -9,7 +9,16 @@
 #include "clock.h"
 #include "sample.h"
 
-#define SYS_FUTEX 202 /* arch/x86/entry/syscalls/syscall_64.tbl */
+/* arch/x86/entry/syscalls/syscall_64.tbl */
+#define SYS_READ 0
+#define SYS_WRITE 1
+#define SYS_READV 19
+#define SYS_WRITEV 20
+#define SYS_SENDTO 44
+#define SYS_RECVFROM 45
+#define SYS_SENDMSG 46
+#define SYS_RECVMSG 47
+#define SYS_FUTEX 202
 
 /* What the entry code leaves in ax until the call returns, -ENOSYS: arch/x86/entry/entry_64.S,
  * PUSH_AND_CLEAR_REGS rax=$-ENOSYS. Behind the call, on the way to user mode, it is the call's result. */
@@ -50,6 +59,7 @@ struct thread {
 	struct stratum strata[1 << STRATA_BITS];
 	__u64 stands_for_ns; /* that time, of the last one that had a stack */
 	__u64 gil_ip, gil_sp; /* of the wait `gil_sequence` */
+	__u64 answered; /* the server's socket that it sent on last and has received nothing from since; 0: none */
 	__u64 gil_holder_at; /* where the interpreter says who has that lock; 0: not known */
 	__u64 born_ns;
 	__u32 parent_tid; /* which made it at born_ns; 0: that was not seen */

@@ -39,21 +39,36 @@ static __always_inline void fill_wait(struct scratch *scratch, const struct thre
 #define FORMAT_BITS 0170000 /* S_IFMT, include/uapi/linux/stat.h */
 #define FORMAT_SOCKET 0140000
 
+/* What the descriptor `number` of a thread's process stands for; 0 if it is none. */
+static __always_inline struct file *file_of(struct task_struct *task, __u64 number)
+{
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd), *file = 0;
+	if (number >= BPF_CORE_READ(table, max_fds) || bpf_probe_read_kernel(&file, sizeof(file), files + number))
+		return 0;
+	return file;
+}
+
+/* The socket that a file is; 0: it is none. */
+static __always_inline struct sock *sock_of(struct file *file)
+{
+	if ((BPF_CORE_READ(file, f_inode, i_mode) & FORMAT_BITS) != FORMAT_SOCKET)
+		return 0;
+	struct socket *socket = BPF_CORE_READ(file, private_data);
+	return BPF_CORE_READ(socket, sk);
+}
+
 /* What the descriptor `number` of the current process stands for, if it is one. */
 static __always_inline void note_object(struct wait_object *object, __u64 number)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files = BPF_CORE_READ(table, fd), *file = 0;
-	if (number >= BPF_CORE_READ(table, max_fds) ||
-	    bpf_probe_read_kernel(&file, sizeof(file), files + number) || !file)
+	struct file *file = file_of((struct task_struct *)bpf_get_current_task(), number);
+	if (!file)
 		return;
 	object->inode = BPF_CORE_READ(file, f_inode, i_ino);
 	object->mode = BPF_CORE_READ(file, f_inode, i_mode) & FORMAT_BITS;
-	if (object->mode != FORMAT_SOCKET)
+	struct sock *sock = sock_of(file);
+	if (!sock)
 		return;
-	struct socket *socket = BPF_CORE_READ(file, private_data);
-	struct sock *sock = BPF_CORE_READ(socket, sk);
 	object->family = BPF_CORE_READ(sock, __sk_common.skc_family);
 	object->local_port = BPF_CORE_READ(sock, __sk_common.skc_num);
 	object->remote_port = __builtin_bswap16(BPF_CORE_READ(sock, __sk_common.skc_dport));

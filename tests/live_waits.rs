@@ -217,6 +217,34 @@ fn short_waits_are_summed() {
     }
 }
 
+/// Asked for by `--min-wait`, each wait of that length has its own stack, some 10,000 a second; else those are sampled.
+#[test]
+fn every_wait_has_its_stack_where_asked_for() {
+    let Some(_turn) = turn() else { return };
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(built("switches")).args(["20000", "2"]);
+    let target = Target::start_burning(command);
+    let of_waits = |more: &[&str]| {
+        let waits = watch(&target.pid(), "2s", more);
+        assert_none(&waits.wrong_sums(|_| true));
+        let sum =
+            |name: &str| -> u64 { waits.threads.iter().filter_map(|thread| thread[name].as_u64()).sum() };
+        let told: u64 =
+            waits.stacks.iter().filter(|stack| stack.has("[blocked: read]")).map(|stack| stack.count).sum();
+        println!(
+            "{more:?}: {told} waits told, {} sampled, {} short",
+            sum("sampled_count"),
+            sum("short_count")
+        );
+        assert!(sum("bare_count") * 100 < told, "{} have none", sum("bare_count"));
+        (told, sum("sampled_count"))
+    };
+    let (told, sampled) = of_waits(&["--min-wait", "50us"]);
+    assert!(told > 5000 && sampled == 0, "{told}, {sampled}");
+    let (told, sampled) = of_waits(&[]);
+    assert!(told < sampled, "{told}, {sampled}");
+}
+
 /// Threads and processes that come and go while they are watched; each has its sum.
 #[test]
 fn births_and_deaths_are_ordinary() {

@@ -222,6 +222,7 @@ fn settings(config: &Config, follows: bool) -> SamplerSettings {
             min_wait_ns: MIN_WAIT_NS,
             stacks_per_second: WAITS_PER_SECOND,
             gil_stacks_per_second: GIL_WAITS_PER_SECOND,
+            every: false,
             wakers: false,
         }),
         lane: Some(LaneSettings { base_share: (sampling.request_hz / sampling.hz).max(1) }),

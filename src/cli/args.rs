@@ -303,8 +303,9 @@ pub struct RecordArgs {
     #[arg(long, value_enum, default_value_t = ModeChoice::Cpu, help_heading = "Sampling")]
     pub mode: ModeChoice,
 
-    /// Waits shorter than this have no stack and are summed as `[short waits]`: 20us, 1ms. Raised for moments where
-    /// there are so many waits that their stacks would cost too much. Of the modes wall and off-cpu [default: 50us]
+    /// Every wait that takes this long has a stack: 20us, 1ms; shorter ones are summed as `[short waits]`. Without it, those
+    /// of 50us, but where they come by the hundred only the longest and a sample of the others, so that stacks cost little.
+    /// Of the modes wall and off-cpu
     #[arg(long, value_name = "TIME", value_parser = parse_wait, help_heading = "Sampling")]
     pub min_wait: Option<Duration>,
 

@@ -220,9 +220,10 @@ pub(super) fn view(native: bool, python_only: bool) -> View {
     }
 }
 
-fn settings_of_waits(min_wait_ns: u32, wakers: bool) -> OffCpuSettings {
+fn settings_of_waits(min_wait: Option<Duration>, wakers: bool) -> OffCpuSettings {
     OffCpuSettings {
-        min_wait_ns,
+        min_wait_ns: min_wait.map_or(MIN_WAIT_NS, |wait| u32::try_from(wait.as_nanos()).unwrap_or(u32::MAX)),
+        every: min_wait.is_some(),
         stacks_per_second: if wakers { WAKERS_PER_SECOND } else { WAITS_PER_SECOND },
         gil_stacks_per_second: GIL_WAITS_PER_SECOND,
         wakers,
@@ -237,9 +238,7 @@ fn off_cpu(
     about_waits: [(bool, &str); 3],
 ) -> Result<Option<OffCpuSettings>> {
     if matches!(mode, ModeChoice::Wall | ModeChoice::OffCpu) {
-        let min_wait_ns =
-            min_wait.map_or(MIN_WAIT_NS, |wait| u32::try_from(wait.as_nanos()).unwrap_or(u32::MAX));
-        return Ok(Some(settings_of_waits(min_wait_ns, wakers)));
+        return Ok(Some(settings_of_waits(min_wait, wakers)));
     }
     match about_waits.iter().find(|(given, _)| *given) {
         Some((_, flag)) => Err(invalid(format!("`{flag}` is about waits, which this mode does not see"))
@@ -364,12 +363,11 @@ mod tests {
     #[test]
     fn waits_belong_to_their_modes() {
         let of = |line: &str| plan(line).map(|plan| plan.off_cpu);
-        let waits = |min_wait_ns, wakers| Some(settings_of_waits(min_wait_ns, wakers));
-        assert_eq!(of("record -p 1 --mode wall").expect("valid"), waits(50_000, false));
-        assert_eq!(
-            of("record -p 1 --mode off-cpu --min-wait 4s --wakers").expect("valid"),
-            waits(4_000_000_000, true)
-        );
+        let waits = of("record -p 1 --mode wall").expect("valid").expect("they are");
+        assert_eq!((waits.min_wait_ns, waits.every, waits.wakers), (50_000, false, false));
+        let line = "record -p 1 --mode off-cpu --min-wait 4s --wakers";
+        let waits = of(line).expect("valid").expect("they are");
+        assert_eq!((waits.min_wait_ns, waits.every, waits.wakers), (4_000_000_000, true, true));
         assert_eq!(of("record -p 1").expect("valid"), None);
         let options = plan("record -p 1 --mode wall").expect("valid").fold_options();
         assert_eq!(options.unit, WeightUnit::Nanoseconds);

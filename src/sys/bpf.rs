@@ -378,6 +378,7 @@ fn write_settings(data: &mut [u8], settings: &BpfSettings, has_task_work: bool) 
         settings.on_cpu,
         settings.off_cpu.is_some_and(|off_cpu| off_cpu.wakers),
         settings.lane.is_some(),
+        settings.off_cpu.is_some_and(|off_cpu| off_cpu.every),
         has_task_work,
     ];
     let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).chain(switches.map(u8::from));

@@ -15,6 +15,8 @@ pub struct OffCpuSettings {
     pub stacks_per_second: u32,
     /// And those of waits for Python's lock, which come on top.
     pub gil_stacks_per_second: u32,
+    /// These bounds do not hold: every wait that is not shorter has a stack.
+    pub every: bool,
     /// The stacks of those who end waits are told, not only of those who give up Python's lock.
     pub wakers: bool,
 }

@@ -9,6 +9,8 @@ pub struct Wait {
     pub tid: u64,
     /// `running`, `queued`, `blocked`, `gil`.
     pub state: String,
+    /// How many.
+    pub count: u64,
     /// Nanoseconds.
     pub weight_ns: u64,
     /// It waited for work.
@@ -56,6 +58,7 @@ impl Waits {
                 .as_u64()
                 .expect("recorded per thread"),
             state: sample["state"].as_str().unwrap_or("running").to_owned(),
+            count: number(&sample["count"]),
             weight_ns: number(&sample["weight_ns"]),
             is_idle: sample["is_idle"].as_bool().unwrap_or(false),
             frames: stacks[number(&sample["stack"]) as usize]
