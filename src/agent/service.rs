@@ -272,7 +272,7 @@ impl Service {
             let Some((finished, process)) = next else {
                 return false;
             };
-            self.judge(&finished, process);
+            self.judge(finished, process);
         }
         true
     }
@@ -353,30 +353,31 @@ impl Service {
         self.full_rates = busy;
     }
 
-    fn judge(&mut self, finished: &Finished, process: String) {
-        let mut request = self.describe(finished, process);
+    fn judge(&mut self, mut finished: Finished, process: String) {
+        let mut request = self.describe(&mut finished, process);
         let now_ns = monotonic_ns();
         let verdict = self.policies.decide(&request, now_ns);
         let Verdict::Keep { policy } = &verdict else { return };
         self.counts.kept += 1;
-        let profile = self.profile(finished, &mut request);
+        request.name = name_of(&request.id);
+        let profile = self.profile(&finished, &mut request);
         let stored = StoredRequest { request, policy: policy.clone(), profile };
         let bytes = stored.profile.samples.len() as u64 * 8;
         self.policies.charge(&verdict, bytes, now_ns);
         self.hand_on(Kept::Request(stored));
     }
 
-    /// What is known of a request before its profile is looked at.
-    fn describe(&mut self, finished: &Finished, process: String) -> Request {
+    /// What is known of a request before its profile is looked at, but for its name. Takes the attributes of `finished`: most
+    /// requests are looked at no further.
+    fn describe(&mut self, finished: &mut Finished, process: String) -> Request {
         let began_unix_ns = finished.began_ns.saturating_add(unix_less_monotonic_ns());
-        let attributes = finished.attributes.clone();
+        let attributes = std::mem::take(&mut finished.attributes);
         let own_id = ["http.request.header.x-request-id", "trace_id"];
         let own_id = own_id.iter().find_map(|name| attributes.get(*name)).cloned();
         let id = own_id.unwrap_or_else(|| self.next_id(began_unix_ns));
         let replay = &self.recorder.replay;
         let requests = replay.requests.as_ref();
         Request {
-            name: name_of(&id),
             id,
             process,
             pid: finished.pid,

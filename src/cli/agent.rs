@@ -24,6 +24,7 @@ use crate::agent::{Options, Recorder};
 use crate::sampler::clock::ClockChoice;
 use crate::sampler::{Sampler, SamplerSettings};
 use crate::store::{StoreWriter, default_folder, minutes_folder};
+use crate::symbolize::KernelSymbols;
 use crate::sys::lane_record::LaneSettings;
 #[cfg(feature = "bpf")]
 use crate::sys::rights::Facts;
@@ -92,6 +93,9 @@ fn watch(args: &AgentArgs, config: Config) -> Result<ExitCode> {
     let settings = settings(&config, follows);
     let mut recorder = Recorder::attach(open(&settings)?, options(&config, settings), &pids, Some(selector))?;
     recorder.prepare()?;
+    if config.sampling.kernel {
+        name_kernel();
+    }
     recorder.enable()?;
     let retention = Retention { max_age: config.store.max_age, max_bytes: config.store.max_bytes };
     let (keeper, kept) = Keeper::start(writer, minutes, retention, log)?;
@@ -264,6 +268,17 @@ fn check_kernel(facts: &Facts) -> Result<()> {
 fn open(_: &SamplerSettings) -> Result<Sampler> {
     Err(Error::new(ErrorKind::UnsupportedSystem, "this txprof was built without its BPF programs")
         .with_hint("build it with its default features: cargo build --release"))
+}
+
+/// Reads what the kernel's functions are called before a request could wait for that.
+fn name_kernel() {
+    const HINT: &str =
+        "`txprof doctor` tells what this machine hides; under systemd, ProtectKernelTunables= does";
+    match KernelSymbols::list().map(|symbols| symbols.absence()) {
+        Ok(None) => {}
+        Ok(Some(reason)) => warn!(reason, hint = HINT, "kernel functions will have no names"),
+        Err(error) => warn!(reason = %error, hint = HINT, "kernel functions will have no names"),
+    }
 }
 
 /// Where a line for each kept request goes.

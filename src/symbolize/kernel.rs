@@ -32,9 +32,10 @@ const MAX_TEXT_BYTES: u64 = 256 << 20;
 /// The module name of the kernel's own code.
 pub const KERNEL_MODULE: &str = "[kernel]";
 
-/// What was listed last, and when: some 8 MB, once an address lies in a module or a BPF program.
+/// What was listed last, and when, or when it was begun to be listed anew: some 8 MB, once an address lies in a module or a
+/// BPF program.
 static LAST_LISTED: Mutex<Option<(Instant, Arc<KernelSymbols>)>> = Mutex::new(None);
-/// For how long that serves.
+/// For how long that serves without being listed anew.
 const LISTED_FOR: Duration = Duration::from_secs(60);
 
 /// Code symbols of the kernel, sorted, in about 40 bytes each.
@@ -70,21 +71,38 @@ impl KernelSymbols {
 
     /// The symbols of `/proc/kallsyms`, or, if they are enough for `addresses`, those of the kernel itself
     /// as an earlier call of this boot has stored them: listing 120,000 symbols takes the kernel 70 ms, and up to 400 where
-    /// the machine is busy. So what was listed serves for a minute; a module or a BPF program that was loaded since has no
-    /// names until then.
+    /// the machine is busy. So who asks again gets what was listed last, and at most once a minute a thread lists it
+    /// anew: a module or a BPF program that was loaded since has no names until then.
     pub fn read_for(addresses: &[Avma]) -> Result<Arc<Self>> {
         let cache = kernel_cache::KernelCache::open();
-        if let Some(symbols) = cache.as_ref().and_then(|cache| cache.read(addresses)) {
-            return Ok(Arc::new(symbols));
+        match cache.and_then(|cache| cache.read(addresses)) {
+            Some(symbols) => Ok(Arc::new(symbols)),
+            None => Self::list(),
         }
+    }
+
+    /// As [`Self::read_for`] of an address that is not the kernel's own. Before requests are waited for, so that none waits
+    /// for this.
+    pub fn list() -> Result<Arc<Self>> {
         let mut last = LAST_LISTED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, symbols)) = last.as_ref().filter(|(at, _)| at.elapsed() < LISTED_FOR) {
+        if let Some((at, symbols)) = last.as_mut() {
+            if at.elapsed() >= LISTED_FOR {
+                *at = Instant::now();
+                let list = || Self::list_anew().map(drop);
+                let _later = std::thread::Builder::new().name("kernel symbols".to_owned()).spawn(list);
+            }
             return Ok(Arc::clone(symbols));
         }
+        drop(last);
+        Self::list_anew()
+    }
+
+    fn list_anew() -> Result<Arc<Self>> {
         let symbols = Arc::new(Self::read()?);
-        if let (Some(cache), None) = (&cache, symbols.absence()) {
+        if let (Some(cache), None) = (kernel_cache::KernelCache::open(), symbols.absence()) {
             cache.write(&symbols);
         }
+        let mut last = LAST_LISTED.lock().unwrap_or_else(PoisonError::into_inner);
         *last = Some((Instant::now(), Arc::clone(&symbols)));
         Ok(symbols)
     }
