@@ -180,11 +180,15 @@ fn fix_call(facts: &Facts, capability: Capability, setting: &str) -> String {
     if !facts.has(capability) {
         return fix_capabilities(facts);
     }
-    match facts.seccomp_filter {
-        true => "allow bpf and perf_event_open in the seccomp profile: \
-                 docker run --security-opt seccomp=unconfined …"
+    match (facts.seccomp_filter, facts.container) {
+        (true, Some(_)) => "allow bpf and perf_event_open in the seccomp profile: \
+                            docker run --security-opt seccomp=unconfined …"
             .to_owned(),
-        false => setting.to_owned(),
+        (true, None) => {
+            "allow bpf and perf_event_open in the seccomp filter around this: look for `SystemCallFilter=`"
+                .to_owned()
+        }
+        (false, _) => setting.to_owned(),
     }
 }
 
@@ -214,12 +218,14 @@ fn check_cpu_clock(facts: &Facts) -> Check {
     let setting = describe_setting("perf_event_paranoid", facts.perf_event_paranoid);
     let found = format!("{}; {setting}", describe(facts.open_cpu_clock));
     let verdict = when(facts.open_cpu_clock == Attempt::Allowed, Verdict::Refused);
+    const SETTING: &str = "sudo sysctl kernel.perf_event_paranoid=2";
     // Debian's and Ubuntu's kernels know levels 3 and 4, which refuse even with CAP_PERFMON.
-    Check::new("perf_event_open", "sample on the CPUs' clocks", verdict, found).with_fix(fix_call(
-        facts,
-        Capability::Perfmon,
-        "sudo sysctl kernel.perf_event_paranoid=1",
-    ))
+    let is_forbidden = facts.perf_event_paranoid.is_some_and(|level| level > 2);
+    let fix = match is_forbidden && facts.has(Capability::Perfmon) && !facts.has(Capability::SysAdmin) {
+        true => SETTING.to_owned(),
+        false => fix_call(facts, Capability::Perfmon, SETTING),
+    };
+    Check::new("perf_event_open", "sample on the CPUs' clocks", verdict, found).with_fix(fix)
 }
 
 fn check_cycles(facts: &Facts) -> Check {
@@ -365,18 +371,27 @@ mod tests {
         assert_eq!(backend(&check_all(&facts)), "ebpf");
     }
 
-    /// Refused in spite of the capability, the setting or the filter is to blame.
+    /// Refused in spite of the capability, the setting is to blame if it is one that does so, else a filter, if there is
+    /// any: each service of systemd has one.
     #[test]
     fn refusal_in_spite_of_the_capability_blames_the_setting() {
         let mut facts = Facts {
             open_cpu_clock: Attempt::Refused(libc::EACCES),
             perf_event_paranoid: Some(4),
+            capabilities: [Capability::Bpf, Capability::Perfmon].into(),
             ..able_machine()
         };
-        let check = find(&facts, "perf_event_open");
-        assert_eq!(check.fix.as_deref(), Some("sudo sysctl kernel.perf_event_paranoid=1"));
-        assert_eq!(check.found, "refused: Permission denied; perf_event_paranoid = 4");
+        let fix = |facts: &Facts| find(facts, "perf_event_open").fix.expect("it is refused");
+        assert_eq!(fix(&facts), "sudo sysctl kernel.perf_event_paranoid=2");
+        assert_eq!(
+            find(&facts, "perf_event_open").found,
+            "refused: Permission denied; perf_event_paranoid = 4"
+        );
         facts.seccomp_filter = true;
-        assert!(find(&facts, "perf_event_open").fix.is_some_and(|fix| fix.contains("seccomp")));
+        assert_eq!(fix(&facts), "sudo sysctl kernel.perf_event_paranoid=2");
+        facts.perf_event_paranoid = Some(2);
+        assert!(fix(&facts).contains("SystemCallFilter="));
+        facts.container = Some("docker");
+        assert!(fix(&facts).contains("docker run --security-opt seccomp="));
     }
 }
