@@ -47,38 +47,61 @@ static __always_inline __u64 frames_head(struct scratch *scratch, __u64 state)
 	return WORD_AT(scratch->python_thread, python->thread_cframe) + python->thread_frame;
 }
 
-/* Frames that are no Python calls, above the innermost that is one. */
-#define MAX_HOLDER_SHIMS 3
+/* Frames that are no Python calls, above one that is. */
+#define MAX_SHIMS 3
+
+/* Copies to python_frame the first frame that is a Python call, of the list that begins with `frame`. Its address; 0: none
+ * was found. */
+static __always_inline __u64 copy_call(struct scratch *scratch, __u64 frame)
+{
+	const struct python *python = &scratch->python;
+	for (int i = 0; i < MAX_SHIMS && frame; i++) {
+		__u32 bytes = python->frame_bytes;
+		if (bytes > PYTHON_FRAME_BYTES || bpf_probe_read_user(scratch->python_frame, bytes, (void *)frame))
+			return 0;
+		if (python->form != PYTHON_SHIM ||
+		    BYTE_AT(scratch->python_frame, python->frame_owner) < python->shim_owner)
+			return frame;
+		frame = WORD_AT(scratch->python_frame, python->frame_previous);
+	}
+	return 0;
+}
+
+/* Notes the call in python_frame as a sample does. 0 on success. */
+static __always_inline int name_call(struct scratch *scratch, __u64 words[2], __u64 now)
+{
+	__u64 code = code_address(WORD_AT(scratch->python_frame, scratch->python.frame_code));
+	if (read_code(scratch, code, now))
+		return -1;
+	words[0] = code;
+	words[1] = (__u64)scratch->python_walk.cookie << 32 | instruction_offset(scratch, code);
+	return 0;
+}
 
 /* Notes the innermost Python frame that begins the list whose head is at `head`, of a thread that runs
  * meanwhile: believed if the list still begins there afterwards. */
 static __always_inline void note_holder_frame(struct scratch *scratch, __u64 head, __u64 now)
 {
-	const struct python *python = &scratch->python;
 	struct wait_event *wait = &scratch->wait;
-	__u64 first = 0, again = 0;
-	if (read_word(head, &first))
+	__u64 first = 0, again = 0, words[2];
+	if (read_word(head, &first) || !copy_call(scratch, first) || name_call(scratch, words, now))
 		return;
-	__u64 frame = first;
-	for (int i = 0; i < MAX_HOLDER_SHIMS && frame; i++) {
-		__u32 bytes = python->frame_bytes;
-		if (bytes > PYTHON_FRAME_BYTES || bpf_probe_read_user(scratch->python_frame, bytes, (void *)frame))
-			return;
-		if (python->form == PYTHON_SHIM &&
-		    BYTE_AT(scratch->python_frame, python->frame_owner) >= python->shim_owner) {
-			frame = WORD_AT(scratch->python_frame, python->frame_previous);
-			continue;
-		}
-		__u64 code = WORD_AT(scratch->python_frame, python->frame_code) & ~7ull & PYTHON_FRAME_ADDRESS;
-		if (read_code(scratch, code, now))
-			return;
-		__u64 details = (__u64)scratch->python_walk.cookie << 32 | instruction_offset(scratch, code);
-		if (read_word(head, &again) || again != first)
-			return;
-		wait->holder_frame[0] = code;
-		wait->holder_frame[1] = details;
+	if (read_word(head, &again) || again != first)
 		return;
-	}
+	wait->holder_frame[0] = words[0];
+	wait->holder_frame[1] = words[1];
+}
+
+/* Copies the Python state of a thread, and finds where the list of its frames begins. 0 on success. */
+static __always_inline int find_frames(struct scratch *scratch, struct task_struct *task, __u64 *head, __u64 now)
+{
+	scratch->python_walk = (struct python_walk){
+		.thread_pointer = BPF_CORE_READ(task, thread.fsbase),
+	};
+	if (find_thread(scratch, BPF_CORE_READ(task, pid), now))
+		return -1;
+	*head = frames_head(scratch, scratch->python_walk.thread);
+	return 0;
 }
 
 /* Notes who has the lock that the current thread waits for, and in which function. `python` is that thread's
@@ -96,16 +119,13 @@ static __noinline int note_holder(struct scratch *scratch, struct thread *thread
 }
 
 /* Notes the current thread, which just gave up the lock, as who had it, and in which function. */
-static __noinline int note_giver(struct scratch *scratch, __u32 tid, __u64 now)
+static __noinline int note_giver(struct scratch *scratch, __u64 now)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	scratch->python_walk = (struct python_walk){
-		.thread_pointer = BPF_CORE_READ(task, thread.fsbase),
-	};
-	if (find_thread(scratch, tid, now))
+	__u64 head;
+	if (find_frames(scratch, (struct task_struct *)bpf_get_current_task(), &head, now))
 		return -1;
 	scratch->wait.holder = scratch->python_walk.thread_pointer;
-	note_holder_frame(scratch, frames_head(scratch, scratch->python_walk.thread), now);
+	note_holder_frame(scratch, head, now);
 	return 0;
 }
 

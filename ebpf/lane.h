@@ -296,6 +296,8 @@ static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved
 	const struct process *process = bpf_map_lookup_elem(&processes, &pid);
 	if (!process)
 		return 0;
+	if (moved == 1 && direction == LANE_SENT)
+		tell_by_byte(pid);
 	struct lane *lane = bpf_sk_storage_get(&lanes, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!lane || lane->role == LANE_OTHER)
 		return 0;

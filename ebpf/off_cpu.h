@@ -20,7 +20,7 @@
 #ifndef TXPROF_OFF_CPU_H
 #define TXPROF_OFF_CPU_H
 
-#include "wait.h"
+#include "errand.h"
 
 /* THREAD_SIZE without KASAN, arch/x86/include/asm/page_64_types.h */
 #define KERNEL_STACK_BYTES 16384
@@ -209,6 +209,10 @@ int thread_waking(__u64 *ctx)
 	thread->state = THREAD_QUEUED;
 	if (is_wanted)
 		note_waker(ctx, thread);
+	if (waker_names && may_be_errand(thread, task))
+		give_errand(task, thread, now);
+	else if (waker_names && may_be_loop(thread, task))
+		tell_by_event(task->tgid, now);
 	if (!tell_waker(ctx, task, thread, now))
 		end_cost(cost);
 	return 0;

@@ -159,10 +159,11 @@ struct python {
 	__u16 bytes_data;
 	__u16 task_name;
 	__u16 code_flags;
+	__u16 frame_locals; /* the first local variable */
 	__u8 text_kind_shift;
 	__u8 form; /* enum python_form */
 	__u8 shim_owner;
-	__u8 padding[3];
+	__u8 padding;
 };
 _Static_assert(sizeof(struct python) == 120, "struct python");
 
@@ -181,6 +182,7 @@ enum event_type {
 	EVENT_THREAD = 10, /* a target's thread ends, with its sums */
 	EVENT_TRANSFER = 11, /* a target received or sent on a socket that speaks HTTP */
 	EVENT_HANG_UP = 12, /* such a socket was shut down; with LANE_RECEIVED, its other end will send no more */
+	EVENT_ERRAND = 13, /* a coroutine wakes a thread, perhaps one of a pool that it gives work, or that one tells its loop something */
 };
 
 #define MAX_USER_FRAMES 1024
@@ -400,6 +402,27 @@ struct lane_event {
 	char comm[COMM_BYTES];
 };
 _Static_assert(sizeof(struct lane_event) == 152, "struct lane_event");
+
+#define ERRAND_FRAMES 8
+#define ERRAND_LOCALS 8
+
+/* A call of a Python function, as in a sample, and the first of its local variables. */
+struct errand_call {
+	__u64 frame[2];
+	__u64 first_local;
+};
+
+/* EVENT_ERRAND: what may be work that a coroutine gives to a thread of a pool, or the end of that. The calls are those of
+ * the pool's thread, where it waits, or where it tells; what is not there or could not be read is 0. */
+struct errand_event {
+	struct event head; /* of the pool's thread */
+	__u64 coroutine;   /* which gave it, as in a sample; 0: its thread told a loop something */
+	__u64 locals[ERRAND_LOCALS]; /* of who gave it, in its innermost call */
+	struct errand_call calls[ERRAND_FRAMES]; /* leaf first */
+	__u32 tid;
+	__u32 giver_tid;   /* whose coroutine it is */
+};
+_Static_assert(sizeof(struct errand_event) == 288, "struct errand_event");
 
 /* Indices of `counters`. */
 enum counter {

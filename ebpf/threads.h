@@ -19,6 +19,8 @@
 #define SYS_SENDMSG 46
 #define SYS_RECVMSG 47
 #define SYS_FUTEX 202
+#define SYS_EPOLL_WAIT 232
+#define SYS_EPOLL_PWAIT 281
 
 /* What the entry code leaves in ax until the call returns, -ENOSYS: arch/x86/entry/entry_64.S,
  * PUSH_AND_CLEAR_REGS rax=$-ENOSYS. Behind the call, on the way to user mode, it is the call's result. */
@@ -44,6 +46,7 @@ struct thread {
 	__u8 flags;          /* WAIT_* of that */
 	__u8 kernel_count;
 	__u8 due;            /* enum verdict: a stack that was asked for; 0: none */
+	__u8 on_errand;      /* see errand.h: how often it may still be told that it tells a loop something */
 	/* The wait under way: until the thread is back in user mode, or since it was told open. */
 	__u64 wait_began_ns, wait_queue_ns, wait_blocked_ns;
 	__u64 short_queue_ns, short_blocked_ns;

@@ -98,6 +98,7 @@ struct scratch {
 	__u8 python_frame[PYTHON_FRAME_BYTES];
 	__u8 python_code[PYTHON_CODE_BYTES];
 	struct code_event code_event;
+	struct errand_event errand;
 	struct walk walk;
 	__u64 registers[REGISTER_COUNT]; /* by DWARF number */
 	__u64 value; /* what fetch_stack read */

@@ -161,7 +161,7 @@ static __always_inline int tell_handover(struct scratch *scratch, const struct t
 	fill_wait(scratch, thread, EVENT_WAKE, pid_tgid, now);
 	scratch->sample.head.pid = pid_tgid >> 32;
 	if (!copy_python(scratch, pid_tgid >> 32))
-		note_giver(scratch, (__u32)bpf_get_current_pid_tgid(), now);
+		note_giver(scratch, now);
 	return bpf_ringbuf_output(&ring, &scratch->wait, sizeof(struct wait_event), RING_LAZY);
 }
 

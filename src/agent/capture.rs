@@ -65,7 +65,7 @@ pub enum WaitFrame {
     NotSampled,
     /// A request waited for a thread to take it.
     HandedOver,
-    /// This one of the waits' threads was made for the request whose thread waited; what it did follows.
+    /// This one of the waits' threads was made by the request whose thread waited, or given work by it; what it did follows.
     WorkedBy(u32),
     /// A request's coroutine did not run, nor did any other of its thread.
     LoopIdle,

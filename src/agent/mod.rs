@@ -29,6 +29,7 @@ pub mod naming;
 pub mod notify;
 mod offspring;
 pub mod places;
+mod pool;
 mod postgres;
 pub mod process;
 pub mod python;

@@ -1,4 +1,5 @@
-//! Threads that a request's own thread made, and what they did while that waited.
+//! Threads that worked for a request beside its own, and what they did while that waited: those that it made, and those of
+//! pools on its errands.
 //!
 //! ```text
 //! responder  ── works ──┬─░░░░░░ waits for that ░░░░░░░░┬── works ──►
@@ -10,13 +11,25 @@
 
 use super::requests::StackAt;
 use super::shares::shares;
-use crate::transaction::lives::Life;
 use crate::transaction::timeline::{Measure, Moment, Timeline};
 
 /// Pieces of all of them, of a request, 48 bytes each; further ones are not told.
 const MAX_PIECES: usize = 1 << 16;
 /// Times that a piece is held against a wait, some 2 ns each. Waits that come behind that are not taken apart.
 const MAX_LOOKS: usize = 1 << 22;
+
+/// The time in which one of them worked for the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Work {
+    /// Its number among the waits' threads.
+    pub thread: u32,
+    /// Which thread.
+    pub tid: u32,
+    /// `CLOCK_MONOTONIC`.
+    pub from_ns: u64,
+    /// On the same clock.
+    pub to_ns: u64,
+}
 
 /// Something that one of them did.
 #[derive(Clone, Copy, Debug)]
@@ -31,14 +44,15 @@ struct Piece {
 }
 
 impl Piece {
-    fn new(thread: u32, moment: &Moment<StackAt>) -> Option<Self> {
+    fn new(work: &Work, moment: &Moment<StackAt>) -> Option<Self> {
         let Moment { at_ns, measure, weight, stack, .. } = *moment;
         let (length_ns, tick_ns) = match measure {
             Measure::Tick => (0, Some(weight)),
             Measure::Exact => (weight, None),
             Measure::Share => return None,
         };
-        Some(Self { thread, from_ns: at_ns, to_ns: at_ns.saturating_add(length_ns), tick_ns, stack })
+        let to_ns = at_ns.saturating_add(length_ns).min(work.to_ns);
+        Some(Self { thread: work.thread, from_ns: at_ns, to_ns, tick_ns, stack })
     }
 
     /// How much of it lies between `from_ns` and `to_ns`.
@@ -55,20 +69,40 @@ impl Piece {
 #[derive(Debug, Default)]
 pub(super) struct Offspring {
     pieces: Vec<Piece>,
+    /// The times in which at least one of them worked, ascending.
+    stretches: Vec<(u64, u64)>,
     looks: usize,
 }
 
 impl Offspring {
-    /// What the threads `lives`, each with its number among those that waits name, have done by `timeline`.
-    pub(super) fn new<'a>(
-        lives: impl Iterator<Item = (u32, &'a Life)>,
-        timeline: &Timeline<StackAt>,
-    ) -> Self {
-        let of_life = |(thread, life): (u32, &Life)| {
-            let moments = timeline.between(life.tid, life.born_ns, life.died_ns);
-            moments.filter_map(move |moment| Piece::new(thread, moment))
+    /// What was done in `works` by `timeline`.
+    pub(super) fn new(mut works: Vec<Work>, timeline: &Timeline<StackAt>) -> Self {
+        works.sort_unstable_by_key(|work| work.from_ns);
+        let mut stretches: Vec<(u64, u64)> = Vec::new();
+        for work in &works {
+            match stretches.last_mut() {
+                Some((_, to_ns)) if work.from_ns <= *to_ns => *to_ns = work.to_ns.max(*to_ns),
+                _ => stretches.push((work.from_ns, work.to_ns)),
+            }
+        }
+        let of_work = |work: Work| {
+            let moments = timeline.between(work.tid, work.from_ns, work.to_ns);
+            moments.filter_map(move |moment| Piece::new(&work, moment))
         };
-        Self { pieces: lives.flat_map(of_life).take(MAX_PIECES).collect(), looks: 0 }
+        Self { pieces: works.into_iter().flat_map(of_work).take(MAX_PIECES).collect(), stretches, looks: 0 }
+    }
+
+    /// What they did at all: thread, stack and nanoseconds, together at most as long as at least one of them worked.
+    pub(super) fn all(&mut self) -> Vec<(u32, StackAt, u64)> {
+        let stretches = self.stretches.clone();
+        stretches.into_iter().flat_map(|(from_ns, to_ns)| self.during(from_ns, to_ns)).collect()
+    }
+
+    /// How much of the time between `from_ns` and `to_ns` at least one of them worked.
+    pub(super) fn overlap_ns(&self, from_ns: u64, to_ns: u64) -> u64 {
+        let first = self.stretches.partition_point(|(_, ended_ns)| *ended_ns <= from_ns);
+        let within = self.stretches[first..].iter().take_while(|(began_ns, _)| *began_ns < to_ns);
+        within.map(|(began_ns, ended_ns)| ended_ns.min(&to_ns).saturating_sub(*began_ns.max(&from_ns))).sum()
     }
 
     /// What they did in a wait of the responder: thread, stack and nanoseconds, together at most as long as the wait.
@@ -109,9 +143,8 @@ mod tests {
             let state = ThreadState::Blocked;
             timeline.push(tid, Moment { at_ns, state, measure, stack, coroutine: None, count: 1, weight });
         }
-        let life = |tid| Life { pid: 1, tid, name: String::new(), parent_tid: 1, born_ns: 5, died_ns: 160 };
-        let (one, other) = (life(7), life(8));
-        let mut offspring = Offspring::new([(0, &one), (1, &other)].into_iter(), &timeline);
+        let work = |thread, tid| Work { thread, tid, from_ns: 5, to_ns: 160 };
+        let mut offspring = Offspring::new(vec![work(0, 7), work(1, 8)], &timeline);
         let mut during = |from_ns, to_ns| -> Vec<(u32, u64)> {
             let mut done: Vec<_> =
                 offspring.during(from_ns, to_ns).iter().map(|(thread, _, ns)| (*thread, *ns)).collect();

@@ -11,9 +11,10 @@ use super::coverage::Coverage;
 use super::losses::Loss;
 use super::module::{Modules, Rows};
 use super::naming::JitMaps;
+use super::pool::Call;
 use super::process::Place;
 use super::process::{Process, Processes};
-use super::requests::Requests;
+use super::requests::{Requests, untagged};
 use super::stack::{Stack, greenlet_frames, kernel_frames, place, python_frame, raw_frame, with_python};
 use super::thread_names::ThreadNames;
 use super::waits::{Waits, thread_root};
@@ -21,6 +22,7 @@ use crate::model::{Avma, LookupAddress, Outcome, Root, ThreadState, ThreadTimes}
 use crate::sampler::{Event, Tables};
 use crate::sys::abi::{Counters, FRAME_INTERRUPTED, ProcessChange, SampleRecord, comm_text};
 use crate::sys::clock::monotonic_ns;
+use crate::sys::errand_record::{ErrandCall, ErrandRecord};
 use crate::sys::wait_record::{WaitPart, WaitRecord};
 use crate::target::procfs;
 use crate::target::select::Selector;
@@ -136,6 +138,7 @@ impl Replay {
                     requests.apply(&record);
                 }
             }
+            Event::Errand(record) => self.apply_errand(&record),
             Event::Kept(_) => {}
         }
         if let Some(requests) = &mut self.requests {
@@ -284,6 +287,19 @@ impl Replay {
                 self.waits.add(record, (root, stack), holder, &mut self.capture);
             }
         }
+    }
+
+    /// Work may have been given to a thread of a pool, or done.
+    fn apply_errand(&mut self, record: &ErrandRecord<'_>) {
+        let Self { processes, codes, requests, .. } = self;
+        let python = processes.get(&record.pid).and_then(|process| process.python.walked());
+        let (Some(requests), Some(python)) = (requests, python) else { return };
+        let calls = record.calls().map_while(|ErrandCall { frame, first_local }| {
+            let code = codes.get(codes.find(python.instance, frame.code, frame.cookie)?);
+            let first_local = untagged(first_local);
+            Some(Call { function: &code.function, file: &code.file, first_local })
+        });
+        requests.note_errand(record, &calls.collect::<Vec<_>>());
     }
 
     /// The frames of a sample: each pc a place in a file, and Python's where they belong.

@@ -30,6 +30,8 @@ pub(super) struct RequestProfile<'a> {
     /// What the thread did for other coroutines, or for none.
     others: Others,
     offspring: Offspring,
+    /// What that did while the coroutine awaited it: stacks, and how long.
+    awaited: Vec<(CaughtStack, u64)>,
 }
 
 /// Whose time a profile is of.
@@ -38,7 +40,7 @@ pub(super) struct Whose<'a> {
     pub root: &'a Root,
     /// Of that, this coroutine alone.
     pub coroutine: Option<u64>,
-    /// Threads that it made, for which it waited.
+    /// Threads that it made or gave work to, for which it waited.
     pub offspring: Offspring,
 }
 
@@ -51,14 +53,20 @@ struct Others {
     share: u64,
     /// Waits in no coroutine: nothing was to be run.
     idle_ns: u64,
+    /// Of these, the time in which other threads worked for the request's.
+    awaiting_ns: u64,
 }
 
 impl Others {
-    fn add(&mut self, moment: &Moment<StackAt>) {
+    fn add(&mut self, moment: &Moment<StackAt>, offspring: &Offspring) {
         let sum = match (moment.measure, moment.state) {
             (Measure::Tick, _) => &mut self.tick_ns,
             (Measure::Share, _) => &mut self.share,
-            (Measure::Exact, ThreadState::Blocked) if moment.coroutine.is_none() => &mut self.idle_ns,
+            (Measure::Exact, ThreadState::Blocked) if moment.coroutine.is_none() => {
+                let ended_ns = moment.at_ns.saturating_add(moment.weight);
+                self.awaiting_ns += offspring.overlap_ns(moment.at_ns, ended_ns);
+                &mut self.idle_ns
+            }
             (Measure::Exact, _) => return,
         };
         *sum = sum.saturating_add(moment.weight);
@@ -74,10 +82,11 @@ impl<'a> RequestProfile<'a> {
     ) -> Self {
         let Whose { root, coroutine, offspring } = whose;
         let (told, shared, others) = (HashMap::new(), HashMap::new(), Others::default());
-        let mut profile = Self { root, capture: Capture::default(), told, shared, others, offspring };
+        let (capture, awaited) = (Capture::default(), Vec::new());
+        let mut profile = Self { root, capture, told, shared, others, offspring, awaited };
         for moment in moments {
             if coroutine.is_some() && moment.coroutine != coroutine {
-                profile.others.add(moment);
+                profile.others.add(moment, &profile.offspring);
                 continue;
             }
             let Some(frames) = frames_of(&moment.stack) else { continue };
@@ -86,10 +95,40 @@ impl<'a> RequestProfile<'a> {
             let StackAt { stack, .. } = moment.stack;
             let empty = CaughtStack::empty(stack.outcome, stack.holds_gil);
             let stack = profile.capture.extend(empty, frames.into_iter());
-            let offspring_ns = profile.add_offspring(moment, stack, &frames_of);
+            let offspring_ns = match coroutine {
+                Some(_) => 0,
+                None => profile.add_offspring(moment, stack, &frames_of),
+            };
             profile.add(moment, stack, offspring_ns);
         }
+        if coroutine.is_some() {
+            profile.note_awaited(&frames_of);
+        }
         profile
+    }
+
+    /// Takes note of what offspring did, below the coroutine's awaiting.
+    fn note_awaited<F: Iterator<Item = RawFrame>>(&mut self, frames_of: impl Fn(&StackAt) -> Option<F>) {
+        let awaiting = CaughtStack::empty(Outcome::Complete, false);
+        let idle = std::iter::once(RawFrame::Wait(WaitFrame::LoopIdle));
+        let awaiting = self.capture.extend(awaiting, idle);
+        for (thread, at, weight_ns) in self.offspring.all() {
+            let Some(frames) = frames_of(&at) else { continue };
+            let stack = self.extend_worked(awaiting, thread, frames);
+            self.awaited.push((stack, weight_ns));
+        }
+    }
+
+    /// `stack` with what one of the waits' threads did below it, whose frames are told leaf first.
+    fn extend_worked(
+        &mut self,
+        stack: CaughtStack,
+        thread: u32,
+        frames: impl Iterator<Item = RawFrame>,
+    ) -> CaughtStack {
+        let mut frames: Vec<RawFrame> = frames.collect();
+        frames.push(RawFrame::Wait(WaitFrame::WorkedBy(thread)));
+        self.capture.extend(stack, frames.into_iter().rev())
     }
 
     /// Adds what offspring did in the wait `moment`, below its `stack`. Returns how much of it that was.
@@ -106,9 +145,7 @@ impl<'a> RequestProfile<'a> {
         let to_ns = moment.at_ns.saturating_add(moment.weight);
         for (thread, at, weight_ns) in self.offspring.during(moment.at_ns, to_ns) {
             let Some(frames) = frames_of(&at) else { continue };
-            let mut frames: Vec<RawFrame> = frames.collect();
-            frames.push(RawFrame::Wait(WaitFrame::WorkedBy(thread)));
-            let stack = self.capture.extend(stack, frames.into_iter().rev());
+            let stack = self.extend_worked(stack, thread, frames);
             let tally = Tally { count: 1, weight_ns, ..Tally::default() };
             self.capture.add(self.root, stack, moment.state, tally);
             sum_ns += weight_ns;
@@ -178,7 +215,11 @@ impl<'a> RequestProfile<'a> {
             rest_ns -= thin_ns;
         }
         self.weigh_running(run_ns);
-        let idle_ns = self.others.idle_ns.min(rest_ns);
+        let awaited_ns = self.add_awaited(rest_ns);
+        rest_ns -= awaited_ns;
+        // Where both were so, the one is told as the other.
+        let idle_ns = self.others.idle_ns - self.others.awaiting_ns.min(awaited_ns);
+        let idle_ns = idle_ns.min(rest_ns);
         self.add_bare(WaitFrame::LoopIdle, ThreadState::Blocked, idle_ns);
         self.add_bare(WaitFrame::LoopBusy, ThreadState::Blocked, rest_ns - idle_ns);
         request.run_ns = run_ns;
@@ -186,6 +227,24 @@ impl<'a> RequestProfile<'a> {
         let blocked_ns = span_ns - run_ns - request.queue_ns;
         request.gil_ns = self.told.get(&ThreadState::Gil).copied().unwrap_or(0).min(blocked_ns);
         request.blocked_ns = blocked_ns - request.gil_ns + handover_ns;
+    }
+
+    /// Adds what offspring did while the coroutine awaited it, of which it did nothing else for `rest_ns`. Returns how much
+    /// it was.
+    fn add_awaited(&mut self, rest_ns: u64) -> u64 {
+        let awaited = std::mem::take(&mut self.awaited);
+        let mut times: Vec<u64> = awaited.iter().map(|(_, weight_ns)| *weight_ns).collect();
+        if times.iter().fold(0, |sum: u64, ns| sum.saturating_add(*ns)) > rest_ns {
+            times = shares(&times, rest_ns).unwrap_or_default();
+        }
+        let mut sum_ns = 0;
+        for ((stack, _), weight_ns) in awaited.into_iter().zip(times).filter(|(_, weight_ns)| *weight_ns > 0)
+        {
+            let tally = Tally { count: 1, weight_ns, ..Tally::default() };
+            self.capture.add(self.root, stack, ThreadState::Blocked, tally);
+            sum_ns += weight_ns;
+        }
+        sum_ns
     }
 
     /// Time of waits in `states` that have stacks for themselves.
@@ -252,7 +311,9 @@ fn part(whole: u64, own: u64, other: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::offspring::Work;
     use crate::model::profile::ThreadRoot;
+    use crate::transaction::timeline::Timeline;
 
     /// A coroutine has its samples' part of the thread's run time and its own waits; the rest it awaited, as far as the
     /// thread waited in none, or waited for its turn. All is the request's time.
@@ -296,6 +357,50 @@ mod tests {
         assert_eq!(parts, [20, 50, 70, 160]);
     }
 
+    /// What a thread did that the coroutine gave work stands below its awaiting, at most as long as it did nothing else; where
+    /// the thread of both was idle meanwhile, this is told only once. All is the request's time.
+    #[test]
+    fn coroutine_awaits_what_it_gave() {
+        let thread = ThreadRoot { name: "t".to_owned(), pid: 1, tid: 1 };
+        let root = Root { process: "p".to_owned(), thread: Some(thread) };
+        let stack = StackAt { epoch: 0, stack: CaughtStack::empty(Outcome::Complete, false) };
+        let moment = |at_ns, state, measure, weight| Moment {
+            at_ns,
+            state,
+            measure,
+            stack,
+            coroutine: None,
+            count: 1,
+            weight,
+        };
+        let (running, blocked) = (ThreadState::Running, ThreadState::Blocked);
+        for (slept_ns, expected) in [(60, [70, 30, 200]), (900, [210, 30, 60])] {
+            let mut timeline = Timeline::new(1 << 16);
+            timeline.push(9, moment(130, blocked, Measure::Exact, slept_ns));
+            timeline.push(9, moment(200, running, Measure::Tick, 10));
+            let works = vec![Work { thread: 0, tid: 9, from_ns: 120, to_ns: 330 }];
+            let offspring = Offspring::new(works, &timeline);
+            // The loop was idle for 90, of which 30 before there was work.
+            let moments = [moment(90, blocked, Measure::Exact, 30), moment(130, blocked, Measure::Exact, 60)];
+            let frames = |_: &StackAt| Some(std::iter::once(RawFrame::Unknown));
+            let whose = Whose { root: &root, coroutine: Some(7), offspring };
+            let mut profile = RequestProfile::new(whose, moments.iter(), frames);
+            let span = Span { tid: 1, from_ns: 100, to_ns: 400, coroutine: Some(7), ..Span::default() };
+            let finished = Finished { began_ns: 100, ended_ns: 400, span: Some(span), ..Finished::default() };
+            let mut request = Request::default();
+            profile.complete(&finished, &mut request);
+            let frames = [WaitFrame::WorkedBy(0), WaitFrame::LoopIdle, WaitFrame::LoopBusy];
+            let [worked, idle, busy] = frames.map(RawFrame::Wait);
+            let told = [vec![RawFrame::Unknown, worked, idle], vec![idle], vec![busy]].map(|stack| -> u64 {
+                let samples = profile.capture.samples();
+                let same = samples.filter(|sum| profile.capture.stack(sum.node).eq(stack.iter().copied()));
+                same.map(|sum| sum.tally.weight_ns).sum()
+            });
+            assert_eq!(told, expected);
+            assert_eq!((request.blocked_ns, request.run_ns), (300, 0));
+        }
+    }
+
     /// Waits that were told count as they are, whatever the sums say; the rest is divided, and nothing is left over.
     #[test]
     fn time_adds_up_whatever_sums_say() {
@@ -306,7 +411,9 @@ mod tests {
             let told = HashMap::from([(ThreadState::Queued, 20), (ThreadState::Gil, 30)]);
             let (capture, shared, others) = (Capture::default(), HashMap::new(), Others::default());
             let offspring = Offspring::default();
-            let mut profile = RequestProfile { root: &root, capture, told, shared, others, offspring };
+            let awaited = Vec::new();
+            let mut profile =
+                RequestProfile { root: &root, capture, told, shared, others, offspring, awaited };
             let sums = ThreadSums { run_ns, queue_ns, short_blocked_ns, ..ThreadSums::default() };
             let span = Some(Span { tid: 1, from_ns: 110, to_ns: 300, sums, coroutine: None });
             let finished = Finished { began_ns: 100, ended_ns: 300, span, ..Finished::default() };

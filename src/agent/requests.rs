@@ -9,15 +9,18 @@ use std::collections::{HashMap, VecDeque};
 
 use super::capture::{Capture, CaughtStack, Observation, RawFrame, Tally};
 use super::minute::Minute;
-use super::offspring::Offspring;
+use super::offspring::{Offspring, Work};
+use super::pool::{Call, Queue, Told};
 use super::wait_names::WaitNames;
 use super::waits::has_woken;
 use crate::lane::{Connection, Direction, LaneEvent, Segment};
-use crate::model::{Attributes, RequestStatus, ThreadState, ThreadSums};
+use crate::model::{Attributes, Binding, RequestStatus, ThreadState, ThreadSums};
 use crate::sys::abi::comm_text;
 use crate::sys::clock::monotonic_ns;
+use crate::sys::errand_record::ErrandRecord;
 use crate::sys::lane_record::{LanePart, LaneRecord, Transfer};
 use crate::sys::wait_record::{ThreadRecord, WaitPart, WaitRecord, Waker};
+use crate::transaction::errands::{Errand, Errands};
 use crate::transaction::lives::{Life, Lives};
 use crate::transaction::timeline::{Measure, Moment, Timeline};
 use crate::transaction::tracker::{Act, Finished, RequestKey, Resumed, Span, Tracker};
@@ -68,6 +71,8 @@ pub(super) struct Requests {
     pub timeline: Timeline<StackAt>,
     /// Threads that ended of late.
     pub lives: Lives,
+    /// Work that coroutines gave to pools of threads.
+    errands: Errands,
     /// Each with the name of its process, which may be gone.
     finished: VecDeque<(Finished, String)>,
     /// Which capture new stacks are in.
@@ -85,6 +90,11 @@ pub(super) struct Requests {
     events: Vec<LaneEvent>,
 }
 
+/// The object that a word of a Python frame stands for: from 3.14 its low bits are a tag.
+pub(super) fn untagged(word: u64) -> u64 {
+    word & !7
+}
+
 impl Requests {
     /// None yet; what threads did of late takes at most `ring_bytes`.
     pub(super) fn new(ring_bytes: usize) -> Self {
@@ -93,6 +103,7 @@ impl Requests {
             tracker: Tracker::default(),
             timeline: Timeline::new(ring_bytes),
             lives: Lives::default(),
+            errands: Errands::default(),
             finished: VecDeque::new(),
             epoch: 0,
             retired: VecDeque::new(),
@@ -168,6 +179,7 @@ impl Requests {
 
     /// A thread has ended: it may have been made for a request.
     pub(super) fn note_end(&mut self, record: &ThreadRecord) {
+        self.errands.forget(record.pid, record.tid);
         let Some(birth) = record.birth else { return };
         self.lives.push(Life {
             pid: record.pid,
@@ -179,11 +191,53 @@ impl Requests {
         });
     }
 
-    /// What threads did that were made for the request that has `span` of a process's time; `names` gets theirs.
-    pub(super) fn offspring(&self, pid: u32, span: &Span, names: &mut WaitNames) -> Offspring {
-        let lives = self.lives.begun_by((pid, span.tid), span.from_ns, span.to_ns);
-        let lives = lives.into_iter().map(|life| (names.thread(pid, life.tid, &life.name), life));
-        Offspring::new(lives, &self.timeline)
+    /// A thread that is in `calls`, leaf first, is given work by a coroutine, or tells that it has done it; or neither.
+    pub(super) fn note_errand(&mut self, record: &ErrandRecord<'_>, calls: &[Call<'_>]) {
+        let ErrandRecord { time_ns, pid, tid, giver, .. } = *record;
+        if let Some(giver) = giver {
+            let Some(queue) = Queue::waited_at(calls) else { return };
+            let candidates = (queue == Queue::Shared).then_some(giver.locals.map(untagged));
+            let (giver_tid, coroutine) = (giver.tid, giver.coroutine);
+            let errand = Errand { pid, tid, giver_tid, coroutine, from_ns: time_ns, to_ns: 0 };
+            self.errands.give(errand, candidates);
+        } else if let Some(told) = Told::by(calls) {
+            self.errands.finish(pid, tid, told.item, time_ns);
+        }
+    }
+
+    /// The work of pools for a request. Where its thread served several, it is that which its coroutine gave.
+    pub(super) fn errands(&self, finished: &Finished) -> Vec<Errand> {
+        let Some(Span { tid, from_ns, to_ns, coroutine, .. }) = finished.span else { return Vec::new() };
+        match finished.binding {
+            Binding::Thread | Binding::Coroutine => {
+                self.errands.given_by((finished.pid, tid), coroutine, from_ns, to_ns)
+            }
+            Binding::SharedThread | Binding::Unknown => Vec::new(),
+        }
+    }
+
+    /// What threads did for a request beside its own: those that did `errands`, each with its name, and, where it had a
+    /// thread for itself, those that were made for it; `names` gets theirs.
+    pub(super) fn offspring(
+        &self,
+        finished: &Finished,
+        errands: &[(Errand, String)],
+        names: &mut WaitNames,
+    ) -> Offspring {
+        let (pid, span) = (finished.pid, finished.span.unwrap_or_default());
+        let lives = match finished.binding {
+            Binding::Thread => self.lives.begun_by((pid, span.tid), span.from_ns, span.to_ns),
+            Binding::Coroutine | Binding::SharedThread | Binding::Unknown => Vec::new(),
+        };
+        // Of a thread that was made for it all is told already.
+        let errands = errands.iter().filter(|(errand, _)| lives.iter().all(|life| life.tid != errand.tid));
+        let errands = errands.map(|(errand, name)| (errand.tid, name, errand.from_ns, errand.to_ns));
+        let born = lives.iter().map(|life| (life.tid, &life.name, life.born_ns, life.died_ns));
+        let works = born.chain(errands).map(|(tid, name, from_ns, to_ns)| {
+            let thread = names.thread(pid, tid, name);
+            Work { thread, tid, from_ns, to_ns: to_ns.min(span.to_ns) }
+        });
+        Offspring::new(works.collect(), &self.timeline)
     }
 
     /// A transfer, or the end of a connection.
@@ -332,6 +386,7 @@ impl Requests {
             self.keep(finished);
         }
         self.names.remove(&pid);
+        self.errands.bury(pid);
     }
 
     /// The next request that ended before `until_ns`, and the name of its process: what belongs to it is all there by

@@ -16,18 +16,16 @@ use super::growth::Growth;
 use super::keeper::Kept;
 use super::losses::{Loss, LossLog};
 use super::minute::Stacks;
-use super::offspring::Offspring;
 use super::recorder::Recorder;
 use super::replay::Replay;
 use super::request_profile::{RequestProfile, Whose};
 use crate::Result;
 use crate::model::profile::ThreadRoot;
-use crate::model::{
-    Attributes, Binding, Mode, Outcome, Profile, Recording, Request, Root, ThreadState, ThreadTimes,
-};
+use crate::model::{Attributes, Mode, Outcome, Profile, Recording, Request, Root, ThreadState, ThreadTimes};
 use crate::store::StoredRequest;
 use crate::sys::abi::Counters;
 use crate::sys::clock::{monotonic_ns, unix_less_monotonic_ns};
+use crate::transaction::errands::Errand;
 use crate::transaction::name::name_of;
 use crate::transaction::policy::{PolicySet, Verdict};
 use crate::transaction::tracker::Finished;
@@ -462,17 +460,19 @@ impl Replay {
     /// The stacks of a request that ended.
     fn capture_of(&mut self, finished: &Finished, request: &mut Request) -> Capture {
         let name = self.thread_name(finished.pid, finished.tid);
+        let errands = self.requests.as_ref().map(|requests| requests.errands(finished)).unwrap_or_default();
+        let named = |errand: Errand| (errand, self.thread_name(errand.pid, errand.tid));
+        let errands: Vec<(Errand, String)> = errands.into_iter().map(named).collect();
         let thread = ThreadRoot { name, pid: finished.pid, tid: finished.tid };
         let root = Root { process: request.process.clone(), thread: Some(thread) };
         let Self { requests, waits, capture, thread_names, .. } = self;
         let Some(requests) = requests else { return Capture::default() };
-        waits.settle_gil(finished.pid, finished.tid, thread_names, capture);
+        for tid in errands.iter().map(|(errand, _)| errand.tid).chain([finished.tid]) {
+            waits.settle_gil(finished.pid, tid, thread_names, capture);
+        }
         requests.take(capture);
         let span = finished.span.unwrap_or_default();
-        let offspring = match finished.binding {
-            Binding::Thread => requests.offspring(finished.pid, &span, &mut waits.names),
-            Binding::Coroutine | Binding::SharedThread | Binding::Unknown => Offspring::default(),
-        };
+        let offspring = requests.offspring(finished, &errands, &mut waits.names);
         let moments = requests.timeline.between(span.tid, span.from_ns, span.to_ns);
         let moments = moments.filter(|moment| moment.is_over_by(span.to_ns));
         let whose = Whose { root: &root, coroutine: span.coroutine, offspring };

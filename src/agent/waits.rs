@@ -330,7 +330,12 @@ impl Waits {
         thread_names: &ThreadNames,
         capture: &mut Capture,
     ) {
-        self.end_gil((pid, tid), capture);
+        let pending = self.pending.get_mut(&(pid, tid));
+        // If it goes on all the same, its next parts are of the same wait.
+        if let Some((_, wait)) = pending.and_then(|pending| pending.gil.as_mut()) {
+            let handovers = self.handovers.entry(pid).or_default();
+            wait.settle(pid, handovers, &mut self.unsettled, capture);
+        }
         self.settle_rest(thread_names, capture);
     }
 

@@ -9,6 +9,7 @@ use super::pythons::{Python, Pythons};
 use super::tables::{SliceId, Tables};
 use crate::model::Stops;
 use crate::sys::abi::{COMM_BYTES, CodeRecord, Counters, ProcessChange, SampleRecord, TableProcess};
+use crate::sys::errand_record::ErrandRecord;
 use crate::sys::lane_record::{LaneRecord, LaneSettings};
 use crate::sys::table_memory::TableCapacity;
 use crate::sys::wait_record::{OffCpuSettings, ThreadAccount, ThreadRecord, WaitRecord};
@@ -30,6 +31,8 @@ pub enum Event<'a> {
     Thread(ThreadRecord),
     /// A target received or sent.
     Lane(LaneRecord<'a>),
+    /// A thread that runs a coroutine may have given work to another, or that has done it.
+    Errand(ErrandRecord<'a>),
     /// A process has a new executable mapping; not only targets.
     Mapped(MappingRecord),
     /// A target was born, runs a new program or died.

@@ -161,6 +161,7 @@ impl Backend for BpfBackend {
                 Ok(Record::Wait(wait)) => (wait.time_ns, Event::Wait(wait)),
                 Ok(Record::Thread(thread)) => (thread.time_ns, Event::Thread(thread)),
                 Ok(Record::Lane(lane)) => (lane.time_ns, Event::Lane(lane)),
+                Ok(Record::Errand(errand)) => (errand.time_ns, Event::Errand(errand)),
                 Ok(Record::Process { time_ns, pid, change, comm }) => {
                     (time_ns, Event::Process { time_ns, pid, change, comm })
                 }

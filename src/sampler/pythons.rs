@@ -182,6 +182,7 @@ fn describe(layout: &Layout) -> Option<TablePython> {
         frame_code: short(layout.frame_code)?,
         frame_instruction: short(layout.frame_instruction)?,
         frame_owner: short(owner).filter(|owner| *owner < PYTHON_FRAME_BYTES)?,
+        frame_locals: short(layout.frame_locals)?,
         code_bytes: block(&in_code, PYTHON_CODE_BYTES)?,
         code_first_line: short(layout.code_first_line)?,
         code_flags: short(layout.code_flags)?,

@@ -1,5 +1,6 @@
 //! `ebpf/shared.h` seen from Rust: the same structures, sizes and numbers.
 
+use super::errand_record::ErrandRecord;
 use super::lane_record::LaneRecord;
 use super::wait_record::{ThreadRecord, WaitRecord};
 use crate::{Error, ErrorKind, Result};
@@ -216,10 +217,11 @@ pub struct TablePython {
     pub bytes_data: u16,
     pub task_name: u16,
     pub code_flags: u16,
+    pub frame_locals: u16,
     pub text_kind_shift: u8,
     pub form: u8,
     pub shim_owner: u8,
-    pub padding: [u8; 3],
+    pub padding: u8,
 }
 
 /// A birth, new program or death of a process.
@@ -251,6 +253,8 @@ pub enum Record<'a> {
     Thread(ThreadRecord),
     /// `EVENT_TRANSFER`, `EVENT_HANG_UP`.
     Lane(LaneRecord<'a>),
+    /// `EVENT_ERRAND`.
+    Errand(ErrandRecord<'a>),
     /// `EVENT_FORK`, `EVENT_EXEC`, `EVENT_EXIT`.
     Process {
         /// `CLOCK_MONOTONIC`.
@@ -427,7 +431,7 @@ impl<'a> SampleRecord<'a> {
     }
 }
 
-fn words(bytes: &[u8]) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator + '_ {
+pub(super) fn words(bytes: &[u8]) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator + '_ {
     bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().expect("chunks of 8 bytes")))
 }
 
@@ -444,21 +448,15 @@ impl<'a> Record<'a> {
         let time_ns = take_u64(&mut rest)?;
         let pid = take_u32(&mut rest)?;
         let kind = take_u32(&mut rest)?;
-        if kind == 1 {
-            return SampleRecord::parse(time_ns, pid, rest).map(Self::Sample);
-        }
-        if (7..=9).contains(&kind) {
-            return WaitRecord::parse(time_ns, pid, kind, rest).map(Self::Wait);
-        }
-        if kind == 11 || kind == 12 {
-            return LaneRecord::parse(time_ns, pid, kind, rest).map(Self::Lane);
-        }
-        if kind == 10 {
-            return ThreadRecord::take(time_ns, pid, &mut rest).map(Self::Thread);
-        }
-        if kind == 5 || kind == 6 {
-            let record = CodeRecord::parse(pid, rest)?;
-            return Some(if kind == 5 { Self::Code(record) } else { Self::Task(record) });
+        match kind {
+            1 => return SampleRecord::parse(time_ns, pid, rest).map(Self::Sample),
+            5 => return CodeRecord::parse(pid, rest).map(Self::Code),
+            6 => return CodeRecord::parse(pid, rest).map(Self::Task),
+            7..=9 => return WaitRecord::parse(time_ns, pid, kind, rest).map(Self::Wait),
+            10 => return ThreadRecord::take(time_ns, pid, &mut rest).map(Self::Thread),
+            11 | 12 => return LaneRecord::parse(time_ns, pid, kind, rest).map(Self::Lane),
+            13 => return ErrandRecord::parse(time_ns, pid, rest).map(Self::Errand),
+            _ => {}
         }
         let other = take_u32(&mut rest)?;
         let _padding = take_u32(&mut rest)?;

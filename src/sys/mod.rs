@@ -6,6 +6,7 @@ pub mod abi;
 #[cfg(feature = "bpf")]
 pub mod bpf;
 pub mod clock;
+pub mod errand_record;
 pub mod file_map;
 #[cfg(feature = "bpf")]
 mod kernel_types;

@@ -101,6 +101,7 @@ struct Words {
     frame_code: usize,
     frame_instruction: usize,
     frame_owner: usize,
+    frame_locals: usize,
     code_file_name: usize,
     code_name: usize,
     code_qualified_name: usize,
@@ -131,6 +132,7 @@ const WORDS_3_13: Words = Words {
     frame_code: 30,
     frame_instruction: 31,
     frame_owner: 33,
+    frame_locals: 32,
     code_file_name: 35,
     code_name: 36,
     code_qualified_name: 37,
@@ -161,6 +163,7 @@ const WORDS_3_14: Words = Words {
     frame_code: 33,
     frame_instruction: 34,
     frame_owner: 36,
+    frame_locals: 35,
     code_file_name: 40,
     code_name: 41,
     code_qualified_name: 42,
@@ -191,6 +194,7 @@ const WORDS_3_15: Words = Words {
     frame_code: 41,
     frame_instruction: 42,
     frame_owner: 44,
+    frame_locals: 43,
     code_file_name: 48,
     code_name: 49,
     code_qualified_name: 50,
@@ -292,6 +296,7 @@ fn layout(bytes: &[u8], words: &Words) -> Result<Layout, Refused> {
         frame_code: record("frame_code", words.frame_code)?,
         frame_instruction: record("frame_instruction", words.frame_instruction)?,
         frame_owner: bounded("frame_owner", words.frame_owner, 1, RECORD_LIMIT)?,
+        frame_locals: record("frame_locals", words.frame_locals)?,
         shim_owner: SHIM_OWNER,
         code_first_line: bounded("code_first_line", words.code_first_line, 4, RECORD_LIMIT)?,
         // `_PyCode_DEF` in `Include/cpython/code.h`, the same since 3.11; the check at attach compares it.
@@ -407,6 +412,7 @@ mod tests {
             interpreter_gil_holder: 7792,
             interpreter_gil_locked: 7800,
             frame_owner: 74,
+            frame_locals: 80,
             code_instructions: 208,
             ..told_3_13.layout
         };

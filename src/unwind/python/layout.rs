@@ -73,6 +73,8 @@ pub struct Layout {
     pub frame_instruction: u32,
     /// `is_entry` (3.11, a byte) or `owner` (3.12 and later, a byte).
     pub frame_owner: u32,
+    /// `f_localsplus` or `localsplus`: the first local variable; from 3.14 the low bits are a tag.
+    pub frame_locals: u32,
     /// The smallest value of `owner` of frames that are no Python calls.
     pub shim_owner: u32,
     /// `co_firstlineno`, an `int`.
@@ -154,6 +156,7 @@ const PYTHON_3_7_4: Layout = Layout {
     frame_code: 32,
     frame_instruction: 104,
     frame_owner: Layout::ABSENT,
+    frame_locals: 360,
     shim_owner: Layout::ABSENT,
     code_first_line: 36,
     code_flags: 32,
@@ -194,7 +197,8 @@ const PYTHON_3_8: Layout = Layout {
 const PYTHON_3_9: Layout = Layout { runtime_tstate_current: 568, ..PYTHON_3_8 };
 
 /// The same headers; `f_stackdepth` took the place of a pointer. DWARF of 3.10.13.
-const PYTHON_3_10: Layout = Layout { form: FrameForm::ObjectUnits, frame_instruction: 96, ..PYTHON_3_9 };
+const PYTHON_3_10: Layout =
+    Layout { form: FrameForm::ObjectUnits, frame_instruction: 96, frame_locals: 352, ..PYTHON_3_9 };
 
 /// The same headers, and `internal/pycore_frame.h` (`_PyInterpreterFrame`), `cpython/pystate.h`
 /// (`_PyCFrame`). DWARF of 3.11.7 and of Debian's 3.11.2.
@@ -211,6 +215,7 @@ const PYTHON_3_11: Layout = Layout {
     frame_code: 32,
     frame_instruction: 56,
     frame_owner: 68,
+    frame_locals: 72,
     code_first_line: 72,
     code_flags: 48,
     code_name: 120,

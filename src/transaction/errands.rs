@@ -1,0 +1,185 @@
+//! Work that coroutines gave to threads of pools, called errands, and which of it was for a request: why that waited.
+//!
+//! An errand is known when it is done, and certain then. Where a pool's threads take from one queue, one may take what another
+//! was woken for; so what was put into the queue is held against what was worked at.
+
+use std::collections::{HashMap, VecDeque};
+
+/// An errand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Errand {
+    /// Its process.
+    pub pid: u32,
+    /// The thread of the pool.
+    pub tid: u32,
+    /// The thread whose coroutine gave it.
+    pub giver_tid: u32,
+    /// That coroutine, named by an address that others get when it is gone.
+    pub coroutine: u64,
+    /// When the pool's thread was woken for it, `CLOCK_MONOTONIC`.
+    pub from_ns: u64,
+    /// When it had done it, on the same clock.
+    pub to_ns: u64,
+}
+
+/// What may have been put into a queue: addresses of objects, one of which the thread works at that takes it.
+pub type Candidates = [u64; 8];
+
+/// Errands under way, each of a thread, 120 bytes; further ones are not told.
+const MAX_OPEN: usize = 8192;
+/// Errands remembered, 40 bytes each: of some seconds of the busiest service that was seen.
+const MAX_DONE: usize = 1 << 15;
+/// Of them, those that one request may have given; further ones are not told.
+const MAX_GIVEN: usize = 256;
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Errands {
+    /// By process and thread; `None`: the thread has a queue of its own.
+    open: HashMap<(u32, u32), (Errand, Option<Candidates>)>,
+    /// In the order of their ends.
+    done: VecDeque<Errand>,
+}
+
+impl Errands {
+    /// A thread that waits for work is woken by who gives it `errand`, as one of `candidates` unless its queue is its own. The
+    /// end of an earlier one was not seen: when that was is not known.
+    pub fn give(&mut self, errand: Errand, candidates: Option<Candidates>) {
+        let key = (errand.pid, errand.tid);
+        if self.open.len() < MAX_OPEN || self.open.contains_key(&key) {
+            self.open.insert(key, (errand, candidates));
+        }
+    }
+
+    /// A thread has done what it worked at: `item`, where its queue is not its own.
+    pub fn finish(&mut self, pid: u32, tid: u32, item: Option<u64>, time_ns: u64) {
+        let Some((errand, candidates)) = self.open.remove(&(pid, tid)) else { return };
+        let is_it = match (candidates, item) {
+            (None, None) => true,
+            (Some(candidates), Some(item)) => item != 0 && candidates.contains(&item),
+            _ => false,
+        };
+        if !is_it {
+            return;
+        }
+        if self.done.len() >= MAX_DONE {
+            self.done.pop_front();
+        }
+        self.done.push_back(Errand { to_ns: time_ns, ..errand });
+    }
+
+    /// A thread is gone.
+    pub fn forget(&mut self, pid: u32, tid: u32) {
+        self.open.remove(&(pid, tid));
+    }
+
+    /// A process is gone.
+    pub fn bury(&mut self, pid: u32) {
+        self.open.retain(|(of, _), _| *of != pid);
+    }
+
+    /// What thread `tid` gave between `from_ns` and `to_ns` and is done, by `coroutine` alone where there is one. Later ones
+    /// first.
+    pub fn given_by(
+        &self,
+        (pid, tid): (u32, u32),
+        coroutine: Option<u64>,
+        from_ns: u64,
+        to_ns: u64,
+    ) -> Vec<Errand> {
+        let recent = self.done.iter().rev().take_while(|errand| errand.to_ns >= from_ns);
+        let own = recent.filter(|errand| {
+            (errand.pid, errand.giver_tid) == (pid, tid)
+                && coroutine.is_none_or(|coroutine| errand.coroutine == coroutine)
+                && (from_ns..=to_ns).contains(&errand.from_ns)
+        });
+        own.take(MAX_GIVEN).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ITEMS: Option<Candidates> = Some([10, 20, 30, 0, 0, 0, 0, 0]);
+
+    fn errand(tid: u32, coroutine: u64, from_ns: u64) -> Errand {
+        Errand { pid: 1, tid, giver_tid: 5, coroutine, from_ns, to_ns: 0 }
+    }
+
+    fn given(errands: &Errands, coroutine: Option<u64>, from_ns: u64, to_ns: u64) -> Vec<(u32, u64)> {
+        let given = errands.given_by((1, 5), coroutine, from_ns, to_ns);
+        given.iter().map(|errand| (errand.tid, errand.to_ns)).collect()
+    }
+
+    /// Those of a coroutine, or of all of its thread, that began in the time asked for; not what is under way.
+    #[test]
+    fn errands_are_found_by_who_gave_them() {
+        let mut errands = Errands::default();
+        for (tid, coroutine, from_ns) in [(11, 7, 100), (12, 8, 110), (13, 7, 120), (14, 7, 50)] {
+            errands.give(errand(tid, coroutine, from_ns), None);
+        }
+        errands.give(Errand { giver_tid: 6, ..errand(15, 7, 130) }, None);
+        for (tid, to_ns) in [(14, 105), (15, 140), (11, 150), (12, 160)] {
+            errands.finish(1, tid, None, to_ns);
+        }
+        assert_eq!(given(&errands, Some(7), 90, 200), [(11, 150)]);
+        assert_eq!(given(&errands, None, 90, 200), [(12, 160), (11, 150)]);
+        assert_eq!(given(&errands, None, 0, 105), [(11, 150), (14, 105)]);
+        errands.finish(1, 13, None, 170);
+        assert_eq!(given(&errands, Some(7), 90, 200), [(13, 170), (11, 150)]);
+        assert!(errands.given_by((2, 5), None, 0, 200).is_empty());
+    }
+
+    /// Of a shared queue, what was worked at must be what was put into it: else another thread has taken it, and what this
+    /// one did is not known, up to its next errand.
+    #[test]
+    fn what_another_thread_took_is_not_told() {
+        let mut errands = Errands::default();
+        for (from_ns, items, item) in [
+            (100, ITEMS, Some(20)),
+            (200, ITEMS, Some(21)),
+            (300, ITEMS, Some(0)), // not read
+            (400, ITEMS, None),
+            (500, None, Some(20)),
+        ] {
+            errands.give(errand(11, 7, from_ns), items);
+            errands.finish(1, 11, item, from_ns + 50);
+            errands.finish(1, 11, Some(20), from_ns + 60);
+        }
+        assert_eq!(given(&errands, None, 0, 900), [(11, 150)]);
+    }
+
+    /// One whose end was not seen, of a thread that is gone, or of a process, is not told.
+    #[test]
+    fn errands_without_an_end_are_not_told() {
+        let mut errands = Errands::default();
+        let lose: [fn(&mut Errands); 3] = [
+            |errands| errands.give(errand(11, 8, 200), None),
+            |errands| errands.forget(1, 11),
+            |errands| errands.bury(1),
+        ];
+        for lose in lose {
+            errands.give(errand(11, 7, 100), None);
+            lose(&mut errands);
+            errands.finish(1, 11, None, 300);
+        }
+        assert!(given(&errands, Some(7), 0, 900).is_empty());
+        assert_eq!(given(&errands, Some(8), 0, 900), [(11, 300)]);
+    }
+
+    /// Errands are bounded, those under way, those that are done, and those of a request; the oldest are forgotten.
+    #[test]
+    fn room_is_bounded() {
+        let mut errands = Errands::default();
+        (0..MAX_OPEN as u32 + 5).for_each(|n| errands.give(errand(n, 7, 1), None));
+        assert_eq!(errands.open.len(), MAX_OPEN);
+        for n in 0..MAX_DONE as u64 + 5 {
+            errands.give(errand(1, 7, n), None);
+            errands.finish(1, 1, None, n);
+        }
+        assert_eq!(errands.done.len(), MAX_DONE);
+        assert!(given(&errands, None, 0, 4).is_empty());
+        assert_eq!(given(&errands, None, 0, u64::MAX).len(), MAX_GIVEN);
+    }
+}
