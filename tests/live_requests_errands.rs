@@ -1,0 +1,160 @@
+//! Claim: what a thread of a pool did for a request whose coroutine gave it that work stands in that request, below its
+//! awaiting or the wait of its thread, and in no other one.
+
+#![cfg(feature = "bpf")]
+
+mod support;
+
+use support::{Agent, Server, ask_many, python_versions, python_with_packages, start_server, turn};
+use txprof::model::{Binding, Frame, FrameKind};
+use txprof::store::StoredRequest;
+
+/// As many as have a function of their own.
+const PATHS: usize = 100;
+/// Before a thread was sampled in a coroutine it is not known to run any, nor is a pool complete.
+const FIRST: usize = 200;
+
+/// What requests of the same kind have of their pool's threads.
+#[derive(Debug, Default)]
+struct Sums {
+    bound: usize,
+    /// Requests that have some of their own work.
+    worked: usize,
+    /// Stacks of such.
+    stacks: usize,
+    own_ns: u64,
+    latency_ns: u64,
+    foreign: Vec<String>,
+    uneven: Vec<String>,
+}
+
+impl Sums {
+    fn add(&mut self, stored: &StoredRequest) {
+        let StoredRequest { request, profile, .. } = stored;
+        let whole_ns: u64 = profile.samples.iter().map(|sample| sample.weight_ns).sum();
+        let parts_ns = request.run_ns + request.queue_ns + request.blocked_ns + request.gil_ns;
+        if (parts_ns, whole_ns) != (request.duration_ns, request.duration_ns) {
+            self.uneven.push(format!("{whole_ns} {request:?}"));
+        }
+        self.bound += usize::from(matches!(request.binding, Binding::Thread | Binding::Coroutine));
+        let path = request.attribute("url.path").unwrap_or("?");
+        let (own, mut own_ns) = (path.replace('/', "work_"), 0);
+        for sample in &profile.samples {
+            let frames: Vec<&Frame> = profile.frames_of(sample.stack).collect();
+            // What has the interpreter's lock while another waits is in that one's stack, too.
+            let others = frames.iter().rposition(|frame| frame.kind == FrameKind::Gil).map_or(0, |at| at + 1);
+            let is_work = |frame: &&&Frame| frame.function.starts_with("work_");
+            let Some(work) = frames[others..].iter().find(is_work) else { continue };
+            let is_below = frames.iter().any(|frame| frame.function.ends_with(" worked]"));
+            self.stacks += 1;
+            if *work.function == *own && is_below {
+                own_ns += sample.weight_ns;
+            } else {
+                self.foreign.push(format!("{} in {path}", work.function));
+            }
+        }
+        self.worked += usize::from(own_ns > 0);
+        self.own_ns += own_ns;
+        self.latency_ns += request.duration_ns;
+    }
+
+    fn prove(&self, name: &str, load: Load) {
+        let Load { count, connections } = load;
+        println!(
+            "{name}, {connections} at once: {} of {count} bound, {} with their work, {} stacks, {} of others; {:.0} ms of {:.0}",
+            self.bound,
+            self.worked,
+            self.stacks,
+            self.foreign.len(),
+            self.own_ns as f64 / 1e6,
+            self.latency_ns as f64 / 1e6,
+        );
+        assert!(self.uneven.is_empty(), "{}: {:.3?}", self.uneven.len(), self.uneven);
+        assert!(self.foreign.is_empty(), "{} of {}: {:.8?}", self.foreign.len(), self.stacks, self.foreign);
+        // A loop that hardly runs may be met in a coroutine late.
+        assert!(self.bound * 3 >= count, "{} of {count} are bound", self.bound);
+    }
+
+    fn are_whole(&self) -> bool {
+        self.worked * 100 >= self.bound * 95
+    }
+}
+
+/// As many as are told apart, and how many at once.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    count: usize,
+    connections: usize,
+}
+
+const ONE: Load = Load { count: 40, connections: 1 };
+
+/// What the requests of each load have of their pool's threads. Fails where a stack is another one's, or the sum is not the
+/// latency.
+fn ask(name: &str, server: &Server, loads: &[Load]) -> Vec<Sums> {
+    let paths: Vec<&'static str> =
+        (0..PATHS).map(|number| &*Box::leak(format!("/{number}").into_boxed_str())).collect();
+    let agent = Agent::watch(&server.target.pid());
+    for (number, Load { count, connections }) in loads.iter().enumerate() {
+        ask_many(server.port, &format!("first{number}"), &paths, FIRST.min(*count), *connections, 1);
+        ask_many(server.port, &format!("then{number}"), &paths, *count, *connections, 1);
+    }
+    let kept = agent.finish();
+    assert_eq!(kept.losses(), [""; 0], "{}", kept.stderr);
+    let stored = kept.stored();
+    let sums = loads.iter().enumerate().map(|(number, load)| {
+        let mut sums = Sums::default();
+        let prefix = format!("then{number}-");
+        stored
+            .iter()
+            .filter(|stored| stored.request.id.starts_with(&prefix))
+            .for_each(|stored| sums.add(stored));
+        sums.prove(name, *load);
+        sums
+    });
+    sums.collect()
+}
+
+/// A server of endpoints that are plain functions, which run in anyio's pool.
+fn starlette(event_loop: &str) -> Server {
+    let arguments =
+        ["--port", "{port}", "--loop", event_loop, "--log-level", "critical", "starlette_app:application"];
+    start_server(&python_with_packages(), "uvicorn", &arguments)
+}
+
+/// Nearly all of their requests have that work, whether one or many are served at once.
+#[test]
+fn endpoints_in_threads_stand_in_their_requests() {
+    let Some(_turn) = turn() else { return };
+    let many = Load { count: 400, connections: 30 };
+    for sums in ask("asyncio", &starlette("asyncio"), &[many, ONE]) {
+        assert!(sums.are_whole(), "{} of {} have their work", sums.worked, sums.bound);
+    }
+}
+
+/// uvloop is told by other means; its requests have their thread's time where one is served at a time.
+#[test]
+fn endpoints_in_threads_stand_in_their_requests_on_uvloop() {
+    let Some(_turn) = turn() else { return };
+    for sums in ask("uvloop", &starlette("uvloop"), &[ONE]) {
+        assert!(sums.are_whole(), "{} of {} have their work", sums.worked, sums.bound);
+    }
+}
+
+/// Threads of the standard library's pool take from one queue, before 3.13 also what others were woken for. Of one request at a
+/// time all is certain; of several, what is told is right.
+#[test]
+fn work_from_a_shared_queue_is_never_mistaken() {
+    let Some(_turn) = turn() else { return };
+    let all = python_versions();
+    let [Some(oldest), Some(newest)] = [all.first(), all.last()] else { panic!("there is no Python") };
+    let many = Load { count: 250, connections: 10 };
+    for python in [oldest, newest] {
+        let server = start_server(python, "errand_server.py", &["{port}", "12"]);
+        let sums = ask(&python.name, &server, &[many, ONE]);
+        let are_certain = |sums: &Sums| sums.are_whole() || (python.minor < 13 && sums.bound > ONE.count);
+        for sums in &sums {
+            assert!(are_certain(sums), "{} of {} have their work", sums.worked, sums.bound);
+        }
+    }
+}
