@@ -104,14 +104,23 @@ static __always_inline int find_frames(struct scratch *scratch, struct task_stru
 	return 0;
 }
 
-/* Notes who has the lock that the current thread waits for, and in which function. `python` is that thread's
+/* From where a thread waits for the lock, __g_signals of a condition (glibc, bits/thread-shared-types.h), back to who had it
+ * last: struct _gil_runtime_state, Include/internal/pycore_gil.h, 3.8 to 3.11. */
+#define LAST_HOLDER 64
+
+/* Notes who has the lock that the current thread waits for, or had it last, and in which function. `python` is that thread's
  * interpreter. */
 static __noinline int note_holder(struct scratch *scratch, struct thread *thread, __u64 now)
 {
 	struct wait_event *wait = &scratch->wait;
 	const struct python *python = &scratch->python;
 	__u64 state = 0;
-	if (!thread->gil_holder_at || read_word(thread->gil_holder_at, &state) || !state || read_thread(scratch, state))
+	if (!thread->gil_holder_at || read_word(thread->gil_holder_at, &state))
+		return 0;
+	/* Given up, and not taken yet: nobody was woken for it who waits. */
+	if (!state && python->runtime_thread_current && read_word((thread->argument & ~7ull) - LAST_HOLDER, &state))
+		return 0;
+	if (!state || read_thread(scratch, state))
 		return 0;
 	wait->holder = WORD_AT(scratch->python_thread, python->thread_id);
 	note_holder_frame(scratch, frames_head(scratch, state), now);
