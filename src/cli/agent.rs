@@ -35,8 +35,9 @@ use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// Shorter waits have no stack, in nanoseconds.
 const MIN_WAIT_NS: u32 = 50_000;
-/// Stacks of waits a second on one CPU, up to four times as many where there are few waits; 20 to 30 µs each where other work
-/// has the caches. The longest waits have theirs first. Those of idle threads are among them.
+/// Stacks of waits a second on one CPU, up to two and a half times as many where there are few waits; 20 to 30 µs each
+/// where other work has the caches. The longest waits have theirs first. Those of idle threads are among them, but for those
+/// that wait for the next request of a connection.
 const WAITS_PER_SECOND: u32 = 100;
 /// Of those for Python's lock, of which a busy server has some hundred a second.
 const GIL_WAITS_PER_SECOND: u32 = 50;

@@ -109,8 +109,8 @@ pub enum ModeChoice {
 
 /// A wait's stack costs some 5 µs, so even threads that do nothing but wait this long are slowed by less than a tenth.
 const MIN_WAIT_NS: u32 = 50_000;
-/// Stacks of waits a second on one CPU, as many as samples at the usual rate, and up to four times as many where there are few
-/// waits. Each costs some 15 to 20 µs with the interrupt by which a thread asks itself for its stack.
+/// Stacks of waits a second on one CPU, as many as samples at the usual rate, and up to two and a half times as many where
+/// there are few waits. Each costs some 15 to 20 µs with the interrupt by which a thread asks itself for its stack.
 const WAITS_PER_SECOND: u32 = 100;
 /// Where each has a second stack, of who ended it: who asks for that pays for it.
 const WAKERS_PER_SECOND: u32 = 1000;

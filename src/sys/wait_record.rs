@@ -10,8 +10,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct OffCpuSettings {
     /// Shorter waits have no stack, in nanoseconds.
     pub min_wait_ns: u32,
-    /// Stacks of waits a second on one CPU, up to four times as many where there are few waits; with more, shorter waits
-    /// have stacks by sample only.
+    /// Stacks of waits a second on one CPU, up to two and a half times as many where there are few waits; with more, shorter
+    /// waits have stacks by sample only.
     pub stacks_per_second: u32,
     /// And those of waits for Python's lock, which come on top.
     pub gil_stacks_per_second: u32,
