@@ -217,16 +217,16 @@ static __always_inline void fill_sums(struct lane_event *event)
 
 static __always_inline int is_internet(struct sock *sk)
 {
-	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	__u16 family = sk->__sk_common.skc_family;
 	return family == INET || family == INET6;
 }
 
 static __always_inline void fill_client(struct lane_event *event, struct sock *sk)
 {
-	event->family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	event->client_port = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	event->family = sk->__sk_common.skc_family;
+	event->client_port = __builtin_bswap16(sk->__sk_common.skc_dport);
 	if (event->family == INET)
-		BPF_CORE_READ_INTO((__u32 *)event->client, sk, __sk_common.skc_daddr);
+		*(__u32 *)event->client = sk->__sk_common.skc_daddr;
 	else if (event->family == INET6)
 		BPF_CORE_READ_INTO((struct in6_addr_bytes *)event->client, sk, __sk_common.skc_v6_daddr);
 }
@@ -290,6 +290,17 @@ static __always_inline void note_answer(struct sock *sk, __u8 direction, int int
 		thread->answered = direction == LANE_SENT && !interim ? (__u64)sk : 0;
 }
 
+/* The request that was just read is sampled at the full rate. */
+static __always_inline void raise_rate(__u32 pid, __u64 now)
+{
+	__u64 until = now + FULL_RATE_NS;
+	__u64 *known = bpf_map_lookup_elem(&full_rates, &pid);
+	if (known)
+		*known = until; /* a fifth of what an update costs */
+	else
+		bpf_map_update_elem(&full_rates, &pid, &until, BPF_ANY);
+}
+
 static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved)
 {
 	__u32 pid = bpf_get_current_pid_tgid() >> 32;
@@ -331,14 +342,14 @@ static __always_inline int transfer(struct sock *sk, __u8 direction, __s64 moved
 	if (lane->transfers < 255)
 		lane->transfers++;
 	int begins = direction == LANE_RECEIVED ? is_method(word) : word == ANSWER;
-	if (begins && direction == LANE_RECEIVED) {
-		__u64 until = now + FULL_RATE_NS;
-		bpf_map_update_elem(&full_rates, &pid, &until, BPF_ANY);
-	}
+	if (begins && direction == LANE_RECEIVED)
+		raise_rate(pid, now);
 	note_answer(sk, direction, begins && is_interim(start));
 	__u64 coroutine = direction == LANE_SENT && process->python ? running_coroutine(process->python) : 0;
 	if (!is_found || (!begins && lane->transfers > HEAD_TRANSFERS))
 		tell_transfer(sk, direction, moved, &buffers, 0, coroutine, now);
+	else if (moved <= LANE_TINY_BYTES)
+		tell_transfer(sk, direction, moved, &buffers, LANE_TINY_BYTES, coroutine, now);
 	else if (direction == LANE_SENT || moved <= LANE_SMALL_BYTES)
 		tell_transfer(sk, direction, moved, &buffers, LANE_SMALL_BYTES, coroutine, now);
 	else

@@ -374,6 +374,7 @@ _Static_assert(sizeof(struct thread_event) == 208, "struct thread_event");
 #define LANE_SENT 2
 #define LANE_HEAD_BYTES 4096 /* of a received message */
 #define LANE_SMALL_BYTES 1024 /* of a sent one, and of received ones that are no longer */
+#define LANE_TINY_BYTES 256 /* of what is no longer than that: what is not touched is not fetched into caches either */
 #define LANE_TAIL_BYTES 8
 
 /* EVENT_TRANSFER, followed by head_bytes and whatever room was left; EVENT_HANG_UP. The sums are those of the thread
