@@ -21,7 +21,8 @@ fn request() -> impl Strategy<Value = Request> {
     let status = prop::sample::select(vec![RequestStatus::Ok, RequestStatus::Error, RequestStatus::Unset]);
     (text(), text(), any::<u64>(), status, prop::option::of(text())).prop_map(
         |(id, process, duration_ns, status, path)| {
-            let attributes: Attributes = path.map(|path| ("url.path".to_owned(), path)).into_iter().collect();
+            let attributes: Attributes =
+                path.map(|path| ("url.path".into(), path.into())).into_iter().collect();
             Request { id, process, duration_ns, status, attributes, ..Request::default() }
         },
     )
@@ -77,7 +78,7 @@ proptest! {
     fn globs_follow_their_definition(pattern in "[ab*?]{1,7}", path in "[abä]{0,8}") {
         let text = format!("[[policy]]\nname = 'p'\ntype = 'always'\nmatch = {{ 'url.path' = '{pattern}' }}");
         let mut set = PolicySet::parse(&text).unwrap();
-        let attributes = BTreeMap::from([("url.path".to_owned(), path.clone())]);
+        let attributes = BTreeMap::from([("url.path".into(), path.clone().into())]);
         let kept = set.decide(&Request { attributes, ..Request::default() }, 0) != Verdict::Pass;
         let chars = |text: &str| text.chars().collect::<Vec<_>>();
         prop_assert_eq!(kept, glob_by_definition(&chars(&pattern), &chars(&path)));
@@ -117,7 +118,7 @@ proptest! {
         let mut all = kept.clone();
         for (index, (path, duration_ns)) in times.iter().enumerate() {
             let window = index as u64 / 20;
-            let attributes = BTreeMap::from([("url.path".to_owned(), path.to_string())]);
+            let attributes = BTreeMap::from([("url.path".into(), path.to_string().into())]);
             let request = Request { duration_ns: *duration_ns, attributes, ..Request::default() };
             let verdict = set.decide(&request, window * 1_000_000_000 + index as u64);
             all.entry((window, *path)).or_default().push(*duration_ns);

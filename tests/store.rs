@@ -55,7 +55,7 @@ fn stored(number: u64) -> StoredRequest {
     let attributes =
         [("user.name", format!("user_{}", number % 50)), ("rpc.method", format!("m.{}", number % 20))];
     let attributes: Attributes =
-        attributes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
     let request = Request {
         id: format!("{number:016x}"),
         name: format!("name_{}", ["ada", "bob", "cy"][(number % 3) as usize]),

@@ -46,7 +46,7 @@ fn stored(name: &str, user: &str, duration_ms: u64) -> StoredRequest {
     };
     let attributes = [("user.name", user), ("rpc.method", "model.party.search")];
     let attributes: Attributes =
-        attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+        attributes.map(|(name, value)| (name.into(), value.to_owned().into())).into_iter().collect();
     let request = Request {
         id: format!("id-of-{name}"),
         name: name.to_owned(),

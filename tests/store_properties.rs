@@ -121,7 +121,7 @@ fn request() -> impl Strategy<Value = Request> {
                 status,
                 binding,
                 is_partial,
-                attributes,
+                attributes: attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             }
         },
     )

@@ -53,7 +53,7 @@ pub(super) fn in_flight(recorder: &Recorder) -> Vec<InFlightRow> {
 }
 
 fn row(replay: &Replay, request: &InFlight) -> InFlightRow {
-    let attribute = |name: &str| request.attributes.get(name).cloned();
+    let attribute = |name: &str| request.attributes.get(name).map(|value| value.to_string());
     let act = request.written.unwrap_or(request.began);
     let requests = replay.requests.as_ref();
     InFlightRow {

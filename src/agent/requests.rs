@@ -381,7 +381,7 @@ impl Requests {
         self.sockets.retain(|_, socket| socket.pid != pid);
         let now_ns = monotonic_ns();
         for key in self.tracker.bury(pid) {
-            let attributes = Attributes::from([("error.type".to_owned(), "process_ended".to_owned())]);
+            let attributes = Attributes::from([("error.type".into(), "process_ended".into())]);
             let finished = self.tracker.end(key, now_ns, RequestStatus::Error, attributes);
             self.keep(finished);
         }

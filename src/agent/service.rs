@@ -96,6 +96,8 @@ pub struct Service {
     counts: ServiceCounts,
     full_rates: HashSet<u32>,
     full_rates_ns: u64,
+    /// Its own, which would be asked of the kernel for each ID.
+    pid: u64,
     last_id: u64,
     /// The present one, since the epoch.
     minute: u64,
@@ -132,6 +134,7 @@ impl Service {
             counts: ServiceCounts::default(),
             full_rates: HashSet::new(),
             full_rates_ns: 0,
+            pid: u64::from(std::process::id()),
             last_id: 0,
             minute: unix_ns() / MINUTE_NS,
             transfers_lost: 0,
@@ -305,7 +308,7 @@ impl Service {
             process: service.to_owned(),
             began_unix_ns,
             duration_ns: MINUTE_NS,
-            attributes: Attributes::from([("service.name".to_owned(), service.to_owned())]),
+            attributes: Attributes::from([("service.name".into(), service.to_owned().into())]),
             run_ns: profile.samples.iter().fold(0, |sum, sample| sum.saturating_add(sample.weight_ns)),
             ..Request::default()
         };
@@ -371,7 +374,7 @@ impl Service {
         let began_unix_ns = finished.began_ns.saturating_add(unix_less_monotonic_ns());
         let attributes = std::mem::take(&mut finished.attributes);
         let own_id = ["http.request.header.x-request-id", "trace_id"];
-        let own_id = own_id.iter().find_map(|name| attributes.get(*name)).cloned();
+        let own_id = own_id.iter().find_map(|name| attributes.get(*name)).map(|id| id.to_string());
         let id = own_id.unwrap_or_else(|| self.next_id(began_unix_ns));
         let replay = &self.recorder.replay;
         let requests = replay.requests.as_ref();
@@ -400,7 +403,7 @@ impl Service {
             let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
             word ^ word >> 31
         };
-        let own = u64::from(std::process::id()) << 40 ^ self.last_id;
+        let own = self.pid << 40 ^ self.last_id;
         format!("{:016x}{:016x}", mix(unix_ns ^ mix(own)), mix(own ^ unix_ns.rotate_left(32)))
     }
 

@@ -102,7 +102,7 @@ mod tests {
         let request = Request {
             name: "\u{1b}[2Jx".to_owned(),
             status: RequestStatus::Error,
-            attributes: attributes.map(|(name, value)| (name.to_owned(), value)).into(),
+            attributes: attributes.map(|(name, value)| (name.into(), value.into())).into(),
             ..Request::default()
         };
         let row = row(&request);

@@ -129,7 +129,7 @@ pub(super) struct RequestHead<'a> {
     /// The target as it was sent, maybe cut.
     target: &'a [u8],
     /// `1.1`; `None` if the line was cut.
-    pub(super) version: Option<&'a str>,
+    pub(super) version: Option<&'static str>,
     /// Its header fields.
     pub(super) fields: Fields<'a>,
 }

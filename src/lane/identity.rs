@@ -1,6 +1,7 @@
 //! What the head of a request tells, by the names of the OpenTelemetry semantic conventions.
 
 use core::net::IpAddr;
+use std::borrow::Cow;
 
 use crate::model::Attributes;
 
@@ -19,25 +20,25 @@ const MAX_ID_BYTES: usize = 128;
 
 /// Adds what `head` tells to `attributes`.
 pub(super) fn identify(head: &RequestHead<'_>, client: Option<IpAddr>, attributes: &mut Attributes) {
-    let mut add = |name: &str, value: String| {
+    let mut add = |name: &'static str, value: Cow<'static, str>| {
         if !value.is_empty() {
-            attributes.insert(name.to_owned(), value);
+            attributes.insert(name.into(), value);
         }
     };
     let field = |name| head.fields.first(name).unwrap_or_default();
-    add("http.request.method", head.method.to_owned());
-    add("url.path", text(head.path(), MAX_PATH_BYTES));
-    add("network.protocol.version", head.version.unwrap_or_default().to_owned());
+    add("http.request.method", head.method.into());
+    add("url.path", text(head.path(), MAX_PATH_BYTES).into());
+    add("network.protocol.version", head.version.unwrap_or_default().into());
     let (host, port) = host_and_port(field("host"));
-    add("server.address", text(host, MAX_HOST_BYTES));
-    add("server.port", port.map(|port| port.to_string()).unwrap_or_default());
-    add("user_agent.original", text(field("user-agent"), MAX_AGENT_BYTES));
-    add("http.request.header.x-request-id", text(field("x-request-id"), MAX_ID_BYTES));
-    add("trace_id", trace_id(field("traceparent")).unwrap_or_default().to_owned());
-    add("user.name", basic_user(head.fields).unwrap_or_default());
-    add("client.address", client.map(|client| client.to_canonical().to_string()).unwrap_or_default());
+    add("server.address", text(host, MAX_HOST_BYTES).into());
+    add("server.port", port.map(|port| port.to_string()).unwrap_or_default().into());
+    add("user_agent.original", text(field("user-agent"), MAX_AGENT_BYTES).into());
+    add("http.request.header.x-request-id", text(field("x-request-id"), MAX_ID_BYTES).into());
+    add("trace_id", trace_id(field("traceparent")).unwrap_or_default().to_owned().into());
+    add("user.name", basic_user(head.fields).unwrap_or_default().into());
+    add("client.address", client.map(|client| client.to_canonical().to_string()).unwrap_or_default().into());
     if let Framing::Length(length) = head.fields.framing() {
-        add("http.request.body.size", length.to_string());
+        add("http.request.body.size", length.to_string().into());
     }
 }
 
@@ -96,7 +97,7 @@ mod tests {
             ("user.name", "user"),
             ("user_agent.original", "t/1"),
         ];
-        assert_eq!(known.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), expected);
+        assert_eq!(known.iter().map(|(k, v)| (k.as_ref(), v.as_ref())).collect::<Vec<_>>(), expected);
     }
 
     /// Host names with and without port, and addresses of IPv6.

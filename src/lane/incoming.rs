@@ -168,7 +168,7 @@ impl Incoming {
         let mut attributes = Attributes::new();
         identify(&head, client, &mut attributes);
         if self.head.is_cut() {
-            attributes.insert("txprof.request.head_is_cut".to_owned(), "true".to_owned());
+            attributes.insert("txprof.request.head_is_cut".into(), "true".into());
         }
         let text = head.fields.encoding().decode(beginning.map_or(&[], Beginning::bytes));
         let spoken: Vec<_> =

@@ -25,8 +25,8 @@ impl Extractor for JsonRpc {
         if !(has("jsonrpc") || has("params") || has("id")) {
             return false;
         }
-        attributes.insert("rpc.system.name".to_owned(), "jsonrpc".to_owned());
-        attributes.insert("rpc.method".to_owned(), text(method.as_bytes(), MAX_NAME_BYTES));
+        attributes.insert("rpc.system.name".into(), "jsonrpc".into());
+        attributes.insert("rpc.method".into(), text(method.as_bytes(), MAX_NAME_BYTES).into());
         true
     }
 
@@ -35,7 +35,7 @@ impl Extractor for JsonRpc {
             return RequestStatus::Ok;
         };
         if let Some(code) = code(error) {
-            attributes.insert("rpc.status_code".to_owned(), code);
+            attributes.insert("rpc.status_code".into(), code.into());
         }
         RequestStatus::Error
     }
@@ -98,7 +98,7 @@ mod tests {
         let answer = |body: &str| {
             let mut attributes = Attributes::new();
             let status = JsonRpc.answer(body.as_bytes(), &mut attributes);
-            (status, attributes.remove("rpc.status_code"))
+            (status, attributes.remove("rpc.status_code").map(String::from))
         };
         use RequestStatus::{Error, Ok};
         assert_eq!(answer(r#"{"id":1,"result":{"error":1}}"#), (Ok, None));

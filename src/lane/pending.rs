@@ -44,7 +44,7 @@ impl Pending {
     /// The end of a request whose answer, of which there is maybe some, will not become whole.
     pub(super) fn broken(self, answer: &Outgoing, moment: Moment, reason: &str) -> LaneEvent {
         let mut attributes = self.known(answer);
-        attributes.insert("error.type".to_owned(), reason.to_owned());
+        attributes.insert("error.type".into(), reason.to_owned().into());
         self.ended(moment, RequestStatus::Error, attributes)
     }
 
@@ -56,8 +56,8 @@ impl Pending {
     /// What is known of its end.
     fn known(&self, answer: &Outgoing) -> Attributes {
         let mut attributes = Attributes::new();
-        let mut add = |name: &str, value: Option<String>| {
-            attributes.extend(value.map(|value| (name.to_owned(), value)));
+        let mut add = |name: &'static str, value: Option<String>| {
+            attributes.extend(value.map(|value| (name.into(), value.into())));
         };
         add("http.response.status_code", answer.told().map(|told| told.status.to_string()));
         add(

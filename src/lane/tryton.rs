@@ -41,11 +41,11 @@ impl Extractor for Tryton {
                 Some(*database)
             }
             [database, b"bus"] if is_call || user.is_some() => {
-                attributes.insert("tryton.bus".to_owned(), "true".to_owned());
+                attributes.insert("tryton.bus".into(), "true".into());
                 Some(*database)
             }
             [database, b"rest", b"model", rest @ ..] if !rest.is_empty() && rest.len() <= 3 => {
-                attributes.insert("http.route".to_owned(), rest_route(rest));
+                attributes.insert("http.route".into(), rest_route(rest).into());
                 Some(*database)
             }
             [database, ..] if user.is_some() => Some(*database),
@@ -53,11 +53,11 @@ impl Extractor for Tryton {
         };
         if let Some(database) = database.filter(|database| !database.is_empty()) {
             let name = text(&percent_decoded(database), MAX_DATABASE_BYTES);
-            attributes.insert("db.namespace".to_owned(), name);
+            attributes.insert("db.namespace".into(), name.into());
         }
         if let Some(user) = user {
-            attributes.insert("user.name".to_owned(), user.name);
-            attributes.extend(user.id.map(|id| ("user.id".to_owned(), id)));
+            attributes.insert("user.name".into(), user.name.into());
+            attributes.extend(user.id.map(|id| ("user.id".into(), id.into())));
         }
         is_call
     }
@@ -97,7 +97,7 @@ mod tests {
     const SESSION: &str = "Authorization: Session YWxpY2U6Nzp0b2tlbg==";
 
     fn get<'a>(known: &'a Attributes, name: &str) -> Option<&'a str> {
-        known.get(name).map(String::as_str)
+        known.get(name).map(AsRef::as_ref)
     }
 
     /// Database and user of calls, in the old form and the new one.

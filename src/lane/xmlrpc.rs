@@ -21,8 +21,8 @@ impl Extractor for XmlRpc {
             return false;
         }
         let Some(method) = element(body, b"<methodName>") else { return false };
-        attributes.insert("rpc.system.name".to_owned(), "xmlrpc".to_owned());
-        attributes.insert("rpc.method".to_owned(), text(method.trim_ascii(), MAX_METHOD_BYTES));
+        attributes.insert("rpc.system.name".into(), "xmlrpc".into());
+        attributes.insert("rpc.method".into(), text(method.trim_ascii(), MAX_METHOD_BYTES).into());
         true
     }
 
@@ -33,7 +33,7 @@ impl Extractor for XmlRpc {
         let value = memmem::find(fault, b"faultCode").and_then(|at| fault.get(at..)).unwrap_or_default();
         let code = element(value, b"<int>").or_else(|| element(value, b"<i4>")).map(<[u8]>::trim_ascii);
         if let Some(code) = code.filter(|code| decimal(code.strip_prefix(b"-").unwrap_or(code)).is_some()) {
-            attributes.insert("rpc.status_code".to_owned(), text(code, MAX_METHOD_BYTES));
+            attributes.insert("rpc.status_code".into(), text(code, MAX_METHOD_BYTES).into());
         }
         RequestStatus::Error
     }
@@ -58,7 +58,7 @@ mod tests {
             let head = RequestHead::parse(head.as_bytes(), false).expect("a head");
             let mut attributes = Attributes::new();
             XmlRpc.request(&head, body.as_bytes(), &mut attributes);
-            attributes.remove("rpc.method")
+            attributes.remove("rpc.method").map(String::from)
         };
         let body = "<?xml version='1.0'?>\n<methodCall>\n<methodName> a.b </methodName>\n<par";
         assert_eq!(request("text/xml", body).as_deref(), Some("a.b"));
@@ -71,7 +71,10 @@ mod tests {
     fn faults_are_errors() {
         let answer = |body: &str| {
             let mut attributes = Attributes::new();
-            (XmlRpc.answer(body.as_bytes(), &mut attributes), attributes.remove("rpc.status_code"))
+            (
+                XmlRpc.answer(body.as_bytes(), &mut attributes),
+                attributes.remove("rpc.status_code").map(String::from),
+            )
         };
         let fault = "<methodResponse><fault><value><struct><member><name>faultCode</name>\
                      <value><int>-4</int></value></member>";

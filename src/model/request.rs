@@ -1,11 +1,13 @@
 //! A request that a server answered: who asked for what, how it ended, and where its time went.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// What is known of a request, by the names of the OpenTelemetry semantic conventions (1.44):
 /// `http.request.method`, `url.path`, `http.response.status_code`, `rpc.method`, `user.name`, …
-/// Never a token, a cookie, a body or a query string.
-pub type Attributes = BTreeMap<String, String>;
+/// Never a token, a cookie, a body or a query string. Names are few, and many values, too: those that are known when this is
+/// built need no memory of their own, as each request has some dozen.
+pub type Attributes = BTreeMap<Cow<'static, str>, Cow<'static, str>>;
 
 /// How a request ended, as the service meant it.
 #[derive(
@@ -78,7 +80,7 @@ pub struct Request {
 impl Request {
     /// The attribute called `name`.
     pub fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes.get(name).map(String::as_str)
+        self.attributes.get(name).map(Cow::as_ref)
     }
 
     /// What was asked for, in a word: the method called, else the path; of what is no request, the service.

@@ -189,7 +189,11 @@ impl Tracker {
     /// More is known of a request.
     pub fn describe(&mut self, key: RequestKey, attributes: Attributes) {
         if let Some(request) = self.requests.get_mut(&key) {
-            request.attributes.extend(attributes);
+            if request.attributes.is_empty() {
+                request.attributes = attributes;
+            } else {
+                request.attributes.extend(attributes);
+            }
         }
     }
 
@@ -454,7 +458,7 @@ mod tests {
     #[test]
     fn requests_go_with_their_process() {
         let mut tracker = Tracker::default();
-        let attributes = |value: &str| Attributes::from([("url.path".to_owned(), value.to_owned())]);
+        let attributes = |value: &str| Attributes::from([("url.path".into(), value.to_owned().into())]);
         tracker.begin(key(1), act(5, 100), false);
         tracker.describe(key(1), attributes("/a"));
         assert_eq!(tracker.bury(1), [key(1)]);

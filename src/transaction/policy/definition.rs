@@ -389,7 +389,7 @@ mod tests {
             pid: 4121,
             duration_ns: 500_000_000,
             status: RequestStatus::Error,
-            attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            attributes: attributes.map(|(name, value)| (name.into(), value.into())).into(),
             ..Request::default()
         }
     }

@@ -223,7 +223,7 @@ mod tests {
 
     /// A request for `path` that took `ms`.
     fn request(path: &str, ms: u64) -> Request {
-        let attributes = [("url.path".to_owned(), path.to_owned())].into();
+        let attributes = [("url.path".into(), path.to_owned().into())].into();
         Request { attributes, duration_ns: ms * 1_000_000, ..Request::default() }
     }
 
