@@ -15,6 +15,7 @@ pub mod codes;
 pub mod config;
 pub mod coverage;
 pub mod control;
+mod courtesy;
 mod frame_names;
 mod gil;
 mod idle;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::capture::Capture;
+use super::courtesy::Courtesy;
 use super::coverage::{Coverage, tell_walker};
 use super::governor::{Governor, Spent};
 use super::losses::Loss;
@@ -82,6 +83,7 @@ pub struct Recorder {
     options: Options,
     pub(super) sampler: Sampler,
     pub(super) replay: Replay,
+    pub(super) courtesy: Courtesy,
     began: Baseline,
     rate_changes: Vec<RateChange>,
     elapsed_ns: u64,
@@ -118,9 +120,16 @@ impl Recorder {
         if let Some(bytes) = options.ring_bytes {
             replay.follow_requests(bytes);
         }
-        let began = Baseline::default();
-        let mut recorder =
-            Self { options, sampler, replay, began, rate_changes: Vec::new(), elapsed_ns: 0, events_lost: 0 };
+        let mut recorder = Self {
+            options,
+            sampler,
+            replay,
+            courtesy: Courtesy::default(),
+            began: Baseline::default(),
+            rate_changes: Vec::new(),
+            elapsed_ns: 0,
+            events_lost: 0,
+        };
         recorder.add_targets(pids)?;
         if let Some(selector) = selector {
             recorder.add_latecomers(&selector)?;
@@ -363,8 +372,12 @@ impl Recorder {
 
     /// One round: events, newly built rows, newcomers, and what the walker must know of all that.
     pub(super) fn drain(&mut self, timeout: Duration) -> Result<()> {
-        let replay = &mut self.replay;
-        self.sampler.poll(timeout, |tables, event| replay.apply(tables, event));
+        let Self { sampler, replay, courtesy, .. } = self;
+        courtesy.begin_turn();
+        sampler.poll(timeout, |tables, event| {
+            courtesy.give_way();
+            replay.apply(tables, event);
+        });
         let now_ns = monotonic_ns();
         replay.coverage.receive(&mut self.sampler.tables, &mut replay.modules, &mut replay.processes, now_ns);
         replay.refresh_jit_now_and_then(now_ns);

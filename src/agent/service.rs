@@ -274,6 +274,7 @@ impl Service {
                 return false;
             };
             self.judge(finished, process);
+            self.recorder.courtesy.give_way();
         }
         true
     }
