@@ -70,6 +70,8 @@ pub struct ServiceStatus {
     pub samples_lost: u64,
     /// Times that a thread came to a CPU or left it without the kernel's telling.
     pub switches_mended: u64,
+    /// Waits whose stack was taken.
+    pub waits: u64,
     /// Requests in flight.
     pub in_flight: usize,
     /// Processes that are watched, ascending.
@@ -250,6 +252,7 @@ impl Service {
             transfers_lost: counters.lane_lost,
             samples_lost: counters.ring_full,
             switches_mended: counters.switches_mended,
+            waits: counters.waits,
             in_flight: requests.map_or(0, |requests| requests.tracker.in_flight().count()),
             processes: self.recorder.replay.processes.keys().copied().collect(),
             own_cpu_ns: super::self_stats::own_cpu_ns(),
