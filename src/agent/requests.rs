@@ -72,7 +72,7 @@ pub(super) struct Requests {
     /// Threads that ended of late.
     pub lives: Lives,
     /// Work that coroutines gave to pools of threads.
-    errands: Errands,
+    pub errands: Errands,
     /// Each with the name of its process, which may be gone.
     finished: VecDeque<(Finished, String)>,
     /// Which capture new stacks are in.
@@ -206,7 +206,7 @@ impl Requests {
     }
 
     /// The work of pools for a request. Where its thread served several, it is that which its coroutine gave.
-    pub(super) fn errands(&self, finished: &Finished) -> Vec<Errand> {
+    pub(super) fn errands(&mut self, finished: &Finished) -> Vec<Errand> {
         let Some(Span { tid, from_ns, to_ns, coroutine, .. }) = finished.span else { return Vec::new() };
         match finished.binding {
             Binding::Thread | Binding::Coroutine => {

@@ -217,6 +217,7 @@ impl Service {
         let requests = self.recorder.replay.requests.as_ref();
         let lost = requests.map(|requests| requests.losses).unwrap_or_default();
         let untracked = requests.map_or(0, |requests| requests.tracker.refused);
+        let errands = requests.map(|requests| requests.errands.losses).unwrap_or_default();
         let own = [
             (
                 "requests_not_written",
@@ -225,6 +226,16 @@ impl Service {
             ),
             ("connections", lost.connections, "connections given up for others"),
             ("requests", lost.requests + untracked, "requests not followed: too many at once"),
+            (
+                "errands",
+                errands.errands,
+                "pieces of work of pools' threads are in no request: too many at once, or of one",
+            ),
+            (
+                "requests_errands",
+                errands.requests,
+                "requests may lack work of pools' threads: too much was done since they began",
+            ),
             ("sync", lost.lost_sync, "times that a connection made no sense"),
             ("transfers", counters.lane_lost, "transfers lost: the ring was full"),
             ("samples", counters.ring_full, "samples lost: the ring was full"),
@@ -467,7 +478,7 @@ impl Replay {
     /// The stacks of a request that ended.
     fn capture_of(&mut self, finished: &Finished, request: &mut Request) -> Capture {
         let name = self.thread_name(finished.pid, finished.tid);
-        let errands = self.requests.as_ref().map(|requests| requests.errands(finished)).unwrap_or_default();
+        let errands = self.requests.as_mut().map(|requests| requests.errands(finished)).unwrap_or_default();
         let named = |errand: Errand| (errand, self.thread_name(errand.pid, errand.tid));
         let errands: Vec<(Errand, String)> = errands.into_iter().map(named).collect();
         let thread = ThreadRoot { name, pid: finished.pid, tid: finished.tid };

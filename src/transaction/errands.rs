@@ -27,10 +27,15 @@ pub type Candidates = [u64; 8];
 
 /// Errands under way, each of a thread, 120 bytes; further ones are not told.
 const MAX_OPEN: usize = 8192;
-/// Errands remembered, 40 bytes each: of some seconds of the busiest service that was seen.
+/// Errands remembered, 40 bytes each: of some seconds of the busiest service that was seen. The oldest give way.
 const MAX_DONE: usize = 1 << 15;
-/// Of them, those that one request may have given; further ones are not told.
+/// Of them, those that one request may have given; further ones, its first, are not told.
 const MAX_GIVEN: usize = 256;
+/// Processes of which it is known when they gave what is forgotten: as many as are watched at once. What further ones gave may
+/// have been anybody's request.
+const MAX_FORGETFUL: usize = 8192;
+/// Stands for all of them; it is no process.
+const ANYBODY: u32 = 0;
 
 /// All of them.
 #[derive(Debug, Default)]
@@ -39,6 +44,19 @@ pub struct Errands {
     open: HashMap<(u32, u32), (Errand, Option<Candidates>)>,
     /// In the order of their ends.
     done: VecDeque<Errand>,
+    /// By process, when it gave the last one that is forgotten.
+    forgotten_ns: HashMap<u32, u64>,
+    /// What was not told.
+    pub losses: ErrandLosses,
+}
+
+/// What of errands was not told to who asked, or never will be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErrandLosses {
+    /// Errands: too many were under way, or of one request.
+    pub errands: u64,
+    /// Requests that were asked for when some were forgotten that may have been theirs.
+    pub requests: u64,
 }
 
 impl Errands {
@@ -48,6 +66,8 @@ impl Errands {
         let key = (errand.pid, errand.tid);
         if self.open.len() < MAX_OPEN || self.open.contains_key(&key) {
             self.open.insert(key, (errand, candidates));
+        } else {
+            self.losses.errands += 1;
         }
     }
 
@@ -63,9 +83,16 @@ impl Errands {
             return;
         }
         if self.done.len() >= MAX_DONE {
-            self.done.pop_front();
+            self.forget_oldest();
         }
         self.done.push_back(Errand { to_ns: time_ns, ..errand });
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(Errand { pid, from_ns, .. }) = self.done.pop_front() else { return };
+        let has_room = self.forgotten_ns.len() < MAX_FORGETFUL || self.forgotten_ns.contains_key(&pid);
+        let last_ns = self.forgotten_ns.entry(if has_room { pid } else { ANYBODY }).or_default();
+        *last_ns = from_ns.max(*last_ns);
     }
 
     /// A thread is gone.
@@ -78,22 +105,26 @@ impl Errands {
         self.open.retain(|(of, _), _| *of != pid);
     }
 
-    /// What thread `tid` gave between `from_ns` and `to_ns` and is done, by `coroutine` alone where there is one. Later ones
-    /// first.
+    /// What thread `tid` gave between `from_ns` and `to_ns` for a request and is done, by `coroutine` alone where there is
+    /// one. Later ones first; what is missing is counted.
     pub fn given_by(
-        &self,
+        &mut self,
         (pid, tid): (u32, u32),
         coroutine: Option<u64>,
         from_ns: u64,
         to_ns: u64,
     ) -> Vec<Errand> {
         let recent = self.done.iter().rev().take_while(|errand| errand.to_ns >= from_ns);
-        let own = recent.filter(|errand| {
+        let mut own = recent.filter(|errand| {
             (errand.pid, errand.giver_tid) == (pid, tid)
                 && coroutine.is_none_or(|coroutine| errand.coroutine == coroutine)
                 && (from_ns..=to_ns).contains(&errand.from_ns)
         });
-        own.take(MAX_GIVEN).copied().collect()
+        let given = own.by_ref().take(MAX_GIVEN).copied().collect();
+        self.losses.errands += own.count() as u64;
+        let mut forgotten = [pid, ANYBODY].into_iter().filter_map(|of| self.forgotten_ns.get(&of));
+        self.losses.requests += u64::from(forgotten.any(|last_ns| *last_ns >= from_ns));
+        given
     }
 }
 
@@ -107,7 +138,7 @@ mod tests {
         Errand { pid: 1, tid, giver_tid: 5, coroutine, from_ns, to_ns: 0 }
     }
 
-    fn given(errands: &Errands, coroutine: Option<u64>, from_ns: u64, to_ns: u64) -> Vec<(u32, u64)> {
+    fn given(errands: &mut Errands, coroutine: Option<u64>, from_ns: u64, to_ns: u64) -> Vec<(u32, u64)> {
         let given = errands.given_by((1, 5), coroutine, from_ns, to_ns);
         given.iter().map(|errand| (errand.tid, errand.to_ns)).collect()
     }
@@ -123,11 +154,11 @@ mod tests {
         for (tid, to_ns) in [(14, 105), (15, 140), (11, 150), (12, 160)] {
             errands.finish(1, tid, None, to_ns);
         }
-        assert_eq!(given(&errands, Some(7), 90, 200), [(11, 150)]);
-        assert_eq!(given(&errands, None, 90, 200), [(12, 160), (11, 150)]);
-        assert_eq!(given(&errands, None, 0, 105), [(11, 150), (14, 105)]);
+        assert_eq!(given(&mut errands, Some(7), 90, 200), [(11, 150)]);
+        assert_eq!(given(&mut errands, None, 90, 200), [(12, 160), (11, 150)]);
+        assert_eq!(given(&mut errands, None, 0, 105), [(11, 150), (14, 105)]);
         errands.finish(1, 13, None, 170);
-        assert_eq!(given(&errands, Some(7), 90, 200), [(13, 170), (11, 150)]);
+        assert_eq!(given(&mut errands, Some(7), 90, 200), [(13, 170), (11, 150)]);
         assert!(errands.given_by((2, 5), None, 0, 200).is_empty());
     }
 
@@ -147,7 +178,7 @@ mod tests {
             errands.finish(1, 11, item, from_ns + 50);
             errands.finish(1, 11, Some(20), from_ns + 60);
         }
-        assert_eq!(given(&errands, None, 0, 900), [(11, 150)]);
+        assert_eq!(given(&mut errands, None, 0, 900), [(11, 150)]);
     }
 
     /// One whose end was not seen, of a thread that is gone, or of a process, is not told.
@@ -164,22 +195,55 @@ mod tests {
             lose(&mut errands);
             errands.finish(1, 11, None, 300);
         }
-        assert!(given(&errands, Some(7), 0, 900).is_empty());
-        assert_eq!(given(&errands, Some(8), 0, 900), [(11, 300)]);
+        assert!(given(&mut errands, Some(7), 0, 900).is_empty());
+        assert_eq!(given(&mut errands, Some(8), 0, 900), [(11, 300)]);
     }
 
-    /// Errands are bounded, those under way, those that are done, and those of a request; the oldest are forgotten.
+    /// Errands are bounded, those under way, those that are done, and those of a request; the oldest are forgotten. What is
+    /// missing is counted: errands as such, and a request once it asks for what may be forgotten.
     #[test]
-    fn room_is_bounded() {
+    fn room_is_bounded_and_what_finds_none_is_counted() {
         let mut errands = Errands::default();
         (0..MAX_OPEN as u32 + 5).for_each(|n| errands.give(errand(n, 7, 1), None));
-        assert_eq!(errands.open.len(), MAX_OPEN);
+        assert_eq!((errands.open.len(), errands.losses.errands), (MAX_OPEN, 5));
         for n in 0..MAX_DONE as u64 + 5 {
             errands.give(errand(1, 7, n), None);
             errands.finish(1, 1, None, n);
         }
-        assert_eq!(errands.done.len(), MAX_DONE);
-        assert!(given(&errands, None, 0, 4).is_empty());
-        assert_eq!(given(&errands, None, 0, u64::MAX).len(), MAX_GIVEN);
+        assert_eq!((errands.done.len(), errands.losses.requests), (MAX_DONE, 0));
+        assert!(given(&mut errands, None, 0, 4).is_empty());
+        assert_eq!(errands.losses, ErrandLosses { errands: 5, requests: 1 });
+        assert_eq!(given(&mut errands, None, 5, u64::MAX).len(), MAX_GIVEN);
+        let further = (MAX_DONE - MAX_GIVEN) as u64;
+        assert_eq!(errands.losses, ErrandLosses { errands: 5 + further, requests: 1 });
+    }
+
+    /// What other processes gave and is forgotten is missing to nobody, nor is what was given before a request began; of more
+    /// processes than can be told apart, it may be anybody's.
+    #[test]
+    fn what_others_gave_is_not_missing() {
+        let mut errands = Errands::default();
+        let give = |errands: &mut Errands, pid: u32, time_ns: u64| {
+            errands.give(Errand { pid, ..errand(11, 7, time_ns) }, None);
+            errands.finish(pid, 11, None, time_ns + 1);
+        };
+        (0..MAX_DONE as u64 + 10).for_each(|n| give(&mut errands, 2, n));
+        let missing = |errands: &mut Errands, pid: u32, from_ns: u64| {
+            let before = errands.losses.requests;
+            let _told = errands.given_by((pid, 5), None, from_ns, u64::MAX);
+            errands.losses.requests - before
+        };
+        for (pid, from_ns, expected) in [(1, 0, 0), (2, 0, 1), (2, 9, 1), (2, 10, 0)] {
+            assert_eq!(missing(&mut errands, pid, from_ns), expected, "{pid} {from_ns}");
+        }
+        // Its requests may still wait to be judged.
+        errands.bury(2);
+        assert_eq!(missing(&mut errands, 2, 0), 1);
+        let pids = 3..MAX_FORGETFUL as u32 + 4;
+        for pid in pids.chain(std::iter::repeat_n(3, MAX_DONE)) {
+            give(&mut errands, pid, 1 << 20);
+        }
+        assert_eq!(errands.forgotten_ns.len(), MAX_FORGETFUL + 1);
+        assert_eq!([0, 1 << 21].map(|from_ns| missing(&mut errands, 1, from_ns)), [1, 0]);
     }
 }
