@@ -141,9 +141,9 @@ impl Recorder {
     /// some 10 ms, in which a server may start all its workers.
     fn add_latecomers(&mut self, selector: &Selector) -> Result<()> {
         for _ in 0..LATECOMER_ROUNDS {
-            // Nothing selected any more is no failure here: what was caught is still written.
-            let Ok(selection) = selector.find() else { break };
-            let found = selection.targets.iter().map(|target| target.pid);
+            // That it cannot be told is no failure here: what was caught is still written.
+            let Ok(present) = selector.find_present() else { break };
+            let found = present.iter().map(|target| target.pid);
             let latecomers: Vec<u32> = found.filter(|pid| !self.replay.processes.contains_key(pid)).collect();
             if latecomers.is_empty() {
                 break;
@@ -440,5 +440,58 @@ impl Recorder {
             profile.keep_gil_holders();
         }
         Ok(profile)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::sampler::clock::ClockChoice;
+    use crate::sampler::ptrace;
+    use crate::target::select::Wish;
+
+    /// A process that began after the targets were chosen becomes one, though another name selects nothing.
+    #[test]
+    fn latecomers_are_added_beside_names_that_select_nothing() {
+        let name = format!("latecomer-{}", std::process::id());
+        let names = vec!["no-process-has-this-name".to_owned(), name.clone()];
+        let selector = Selector::new(&Wish { names, ..Wish::default() }).expect("names");
+        let sampler = SamplerSettings {
+            clock: ClockChoice::CpuClock,
+            frequency_hz: 99,
+            follow_children: true,
+            watch_all: false,
+            kernel_frames: false,
+            on_cpu: true,
+            off_cpu: None,
+            lane: None,
+            keep_samples: false,
+        };
+        let options = Options {
+            sampler,
+            duration: None,
+            per_thread: false,
+            tasks: false,
+            gil_only: false,
+            max_overhead_percent: None,
+            ring_bytes: None,
+        };
+        let mut command = Command::new("cat");
+        command.arg0(&name).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut latecomer = command.spawn().expect("coreutils are there");
+        // Once it answers it is that program, with its name and mappings.
+        let (mut asks, mut answers) = (latecomer.stdin.take().expect("a pipe"), latecomer.stdout.take());
+        asks.write_all(b"?").expect("it reads");
+        answers.as_mut().expect("a pipe").read_exact(&mut [0]).expect("it answers");
+        let attached =
+            ptrace::open(&sampler).and_then(|open| Recorder::attach(open, options, &[], Some(selector)));
+        drop(asks);
+        latecomer.wait().expect("it was started here");
+        let known = attached.expect("nothing is stopped yet").replay.processes.into_keys();
+        assert_eq!(Vec::from_iter(known), [latecomer.id()]);
     }
 }

@@ -76,7 +76,29 @@ impl Selector {
     /// Fails with `NotFound` when a name or control group selects nothing or all have ended,
     /// and with the first one's reason when nothing that is selected can be recorded.
     pub fn find(&self) -> Result<Selection> {
-        let roots = self.find_roots()?;
+        let (roots, absence) = self.find_roots()?;
+        if let Some(error) = absence {
+            return Err(error);
+        }
+        let (targets, left_out) = self.examine_all(&roots)?;
+        let mut notes = self.notes.clone();
+        notes.extend(left_out.iter().map(|error| format!("left out: {error}")));
+        if targets.is_empty() {
+            let gone = || Error::new(ErrorKind::NotFound, "the selected processes have ended");
+            return Err(left_out.into_iter().next().unwrap_or_else(gone));
+        }
+        Ok(Selection { targets, notes })
+    }
+
+    /// As [`Self::find`], of what there is: it may be nothing, and a name or control group that selects nothing hides
+    /// nothing that another one selects.
+    pub fn find_present(&self) -> Result<Vec<Target>> {
+        let (roots, _) = self.find_roots()?;
+        Ok(self.examine_all(&roots)?.0)
+    }
+
+    /// Of `roots`, with their children if wished for, those that can be recorded, ascending, and why others cannot.
+    fn examine_all(&self, roots: &BTreeSet<u32>) -> Result<(Vec<Target>, Vec<Error>)> {
         let mut pids = roots.clone();
         if self.with_children {
             pids.extend(procfs::descendants(&Vec::from_iter(roots.iter().copied()))?);
@@ -95,35 +117,35 @@ impl Selector {
                 Err(error) => left_out.push(error),
             }
         }
-        let mut notes = self.notes.clone();
-        notes.extend(left_out.iter().map(|error| format!("left out: {error}")));
-        if targets.is_empty() {
-            let gone = || Error::new(ErrorKind::NotFound, "the selected processes have ended");
-            return Err(left_out.into_iter().next().unwrap_or_else(gone));
-        }
-        Ok(Selection { targets, notes })
+        Ok((targets, left_out))
     }
 
-    /// The processes that are selected by themselves.
-    fn find_roots(&self) -> Result<BTreeSet<u32>> {
+    /// The processes that are selected by themselves, and what is the matter with the first name or control group that
+    /// selects none.
+    fn find_roots(&self) -> Result<(BTreeSet<u32>, Option<Error>)> {
         let named = self.named.iter().map(|target| target.pid);
         let mut roots: BTreeSet<u32> = named.filter(|pid| self.is_named(*pid)).collect();
+        let mut absence = None;
         if self.names.is_empty() && self.cgroups.is_empty() {
-            return Ok(roots);
+            return Ok((roots, absence));
         }
         let mut others = procfs::pids()?;
         others.retain(|pid| *pid != std::process::id());
         for name in &self.names {
             let mut matching = others.iter().filter(|pid| is_called(**pid, name)).peekable();
-            matching.peek().ok_or_else(|| nothing_called(name, &others))?;
+            if matching.peek().is_none() {
+                absence.get_or_insert_with(|| nothing_called(name, &others));
+            }
             roots.extend(matching);
         }
         for cgroup in &self.cgroups {
             let mut matching = others.iter().filter(|pid| cgroup.contains(**pid)).peekable();
-            matching.peek().ok_or_else(|| nothing_in(cgroup))?;
+            if matching.peek().is_none() {
+                absence.get_or_insert_with(|| nothing_in(cgroup));
+            }
             roots.extend(matching);
         }
-        Ok(roots)
+        Ok((roots, absence))
     }
 
     /// Whether `pid` is selected by itself; to be asked again after each `exec`, which changes
