@@ -33,13 +33,17 @@ impl Agent {
         Self::start_with(folder, store, words)
     }
 
-    /// What systemd would be told comes to `notify` in `folder`, where words and lines are kept too.
+    /// What systemd would be told comes to `notify` in `folder`, where words and lines are kept too. Its cache is its own
+    /// where there is a folder `cache`.
     fn start_with(folder: tempfile::TempDir, store: PathBuf, words: &[&str]) -> Self {
         let place = |name: &str| folder.path().join(name);
         let file = |name: &str| std::fs::File::create(place(name)).expect("scratch directories are writable");
         let mut command = command(&[&["agent"], words].concat());
         command.arg("--store").arg(&store).arg("--socket").arg(place("socket"));
         command.env("NOTIFY_SOCKET", place("notify"));
+        if place("cache").exists() {
+            command.env("TXPROF_CACHE_DIR", place("cache"));
+        }
         command.stdout(file("lines")).stderr(file("words"));
         let child = command.spawn().expect("coreutils' timeout runs");
         Self { child, folder, store }
@@ -172,18 +176,12 @@ fn latency(name: &str, threshold_ms: u32) -> String {
 fn a_name_is_waited_for_and_followed() {
     let Some(_turn) = turn() else { return };
     let folder = scratch();
-    let notify = UnixDatagram::bind(folder.path().join("notify")).expect("scratch directories are writable");
-    notify.set_read_timeout(Some(Duration::from_secs(20))).expect("20 s is a time");
-    let told = || {
-        let mut buffer = [0; 64];
-        let length = notify.recv(&mut buffer).expect("the agent tells its state");
-        String::from_utf8_lossy(&buffer[..length]).into_owned()
-    };
+    let notify = listen_for_state(folder.path());
     let name = own_name("txapp");
     let store = folder.path().join("store");
     let words = ["--name", &name, "--slow", "100ms", "--log-level", "debug"];
     let agent = Agent::start_with(folder, store, &words);
-    assert_eq!(told(), "READY=1");
+    assert_eq!(told(&notify), "READY=1");
     let words = agent.words();
     assert!(words.contains("waiting for it") && words.contains("watching 0 processes"), "{words}");
     for count in 1..=2 {
@@ -204,13 +202,43 @@ fn a_name_is_waited_for_and_followed() {
         agent.wait_for_words(&format!(" DEBUG a process is gone pid={pid}\n"));
     }
     let (code, words) = agent.stopped();
-    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(told(&notify), "STOPPING=1");
     assert_eq!(code, Some(0), "{words}");
     assert!(words.contains(" INFO stopping: it was asked to\n"), "{words}");
     assert!(words.contains(" INFO 2 requests seen, 2 kept requests=2 kept=2\n"), "{words}");
     assert!(words.contains(" INFO cost: ") && words.contains(" cpu_ms="), "{words}");
     assert_eq!(bad_lines(&words), [""; 0], "{words}");
     assert!(!words.contains("/order"), "{words}");
+}
+
+/// Takes what an agent in `folder` tells systemd.
+fn listen_for_state(folder: &Path) -> UnixDatagram {
+    let notify = UnixDatagram::bind(folder.join("notify")).expect("scratch directories are writable");
+    notify.set_read_timeout(Some(Duration::from_secs(20))).expect("20 s is a time");
+    notify
+}
+
+/// The state that systemd is told next.
+fn told(notify: &UnixDatagram) -> String {
+    let mut buffer = [0; 64];
+    let length = notify.recv(&mut buffer).expect("the agent tells its state");
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+/// Ready, it has listed what the kernel's functions are called, so that no request waits for that: it takes 0.1 s and more.
+#[test]
+fn kernel_symbols_are_listed_before_it_is_ready() {
+    let Some(_turn) = turn() else { return };
+    let folder = scratch();
+    let cache = folder.path().join("cache");
+    std::fs::create_dir(&cache).expect("scratch directories are writable");
+    let notify = listen_for_state(folder.path());
+    let store = folder.path().join("store");
+    let agent = Agent::start_with(folder, store, &["--name", &own_name("txkernel")]);
+    assert_eq!(told(&notify), "READY=1");
+    let listed: Vec<_> = std::fs::read_dir(cache.join("kernel")).into_iter().flatten().flatten().collect();
+    assert!(listed.len() == 1 && listed[0].metadata().is_ok_and(|file| file.len() > 100_000), "{listed:?}");
+    assert_eq!(agent.stopped().0, Some(0));
 }
 
 /// Policies are added, removed and read again while it runs; what is wrong is refused and changes nothing, and a second
