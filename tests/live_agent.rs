@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::{Run, Target, command, scratch, skip, turn, txprof, wait_for};
+use support::{Run, Target, command, has, scratch, skip, turn, txprof, wait_for};
+use txprof::target::procfs;
 
 /// An agent with a store, a socket and words of its own; ended with its guard.
 struct Agent {
@@ -84,6 +85,11 @@ impl Agent {
     fn kept(&self) -> Vec<Value> {
         let run = txprof(&["list", "--json", "--store", &self.store.display().to_string()]);
         serde_json::from_str(&run.stdout).unwrap_or_default()
+    }
+
+    /// Of `txprof` itself, which `timeout` has started.
+    fn pid(&self) -> u32 {
+        procfs::descendants(&[self.child.id()]).expect("there is /proc")[0]
     }
 
     fn signal(&self, signal: Signal) {
@@ -372,4 +378,46 @@ fn a_full_disk_is_told_and_outlived() {
     assert!(words.contains(" 1 kept "), "{words}");
     let in_all = " WARN in all, 1 requests that the store refused loss=requests_refused total=1\n";
     assert!(words.contains(in_all), "{words}");
+}
+
+/// The CPU time of all threads of a process.
+fn cpu_time(pid: u32) -> Duration {
+    let threads = procfs::thread_ids(pid).expect("it lives");
+    let run_ns = |tid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
+    };
+    Duration::from_nanos(threads.into_iter().map(run_ns).sum())
+}
+
+/// Where it may open no file to answer who asks, it says so once, and waits without using a CPU; it answers again once it
+/// may.
+#[test]
+fn want_of_descriptors_is_told_and_outlived() {
+    let Some(_turn) = turn() else { return };
+    if !has("prlimit") {
+        return;
+    }
+    let application = Application::start(&own_name("txfiles"));
+    let agent = Agent::started(&["-p", &application.target.pid()]);
+    let allow = |files: u32| {
+        let mut command = Command::new("prlimit");
+        command.args(["--pid", &agent.pid().to_string(), &format!("--nofile={files}:")]);
+        assert!(command.status().expect("it is there").success());
+    };
+    assert_eq!(agent.ask(&["ps"]).code, 0);
+    allow(3);
+    // The descriptor for who asks next is there already.
+    agent.policies();
+    agent.wait_for_words(" ERROR questions are not taken ");
+    let before = cpu_time(agent.pid());
+    std::thread::sleep(Duration::from_secs(2));
+    let spent = cpu_time(agent.pid()) - before;
+    assert!(spent < Duration::from_millis(200), "{spent:?}");
+    allow(1024);
+    agent.policies();
+    let (code, words) = agent.stopped();
+    assert_eq!(code, Some(0), "{words}");
+    let bad = bad_lines(&words);
+    assert!(bad.len() == 1 && bad[0].contains("Too many open files") && bad[0].contains(" hint="), "{words}");
 }

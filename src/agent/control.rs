@@ -13,6 +13,8 @@ use tracing::info;
 
 use super::in_flight::in_flight;
 use super::service::Service;
+use super::troubles::Failures;
+use crate::sys::clock::monotonic_ns;
 use crate::transaction::policy::PolicySet;
 use crate::{Error, ErrorKind, Result, ResultExt};
 
@@ -79,6 +81,8 @@ impl Answer {
 const MAX_LINE_BYTES: u64 = 16 << 20;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// After nobody could be let in it is tried again this much later: until then the reason may well stay.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Questions that wait for the agent's next round.
 const MAX_QUESTIONS: usize = 16;
 
@@ -137,9 +141,32 @@ fn bind(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 fn listen(listener: &UnixListener, questions: &Sender<Question>) {
+    let mut failures = Failures::default();
     for stream in listener.incoming() {
-        // Whoever hangs up or talks nonsense has no answer; the next one is served.
-        let _no_answer = stream.and_then(|stream| serve(&stream, questions));
+        match stream {
+            Ok(stream) => {
+                // Whoever hangs up or talks nonsense has no answer; the next one is served.
+                let _no_answer = serve(&stream, questions);
+            }
+            Err(error) => {
+                failures.tell("questions are not taken", &refusal(error), monotonic_ns());
+                std::thread::sleep(ACCEPT_PAUSE);
+            }
+        }
+    }
+}
+
+fn refusal(error: std::io::Error) -> Error {
+    let wants_descriptors = error.raw_os_error() == Some(libc::EMFILE);
+    let error = Error::from_io("failed to accept a connection", error);
+    match wants_descriptors {
+        true => {
+            let pid = std::process::id();
+            error.with_hint(format!(
+                "`prlimit --nofile --pid {pid}` tells how many files it may have open, and sets that"
+            ))
+        }
+        false => error,
     }
 }
 

@@ -1,5 +1,5 @@
-//! What goes wrong with kept requests, told so that it is seen and does not flood: each kind at most once a minute,
-//! with how often since the last line; and that it is over.
+//! What goes wrong with kept requests, and again and again elsewhere, told so that it is seen and does not flood: each kind
+//! at most once a minute, with how often since the last line; and that it is over.
 
 use tracing::{error, info, warn};
 
