@@ -266,7 +266,10 @@ int call_exit(__u64 *ctx)
 	__u64 now = bpf_ktime_get_ns();
 	if (thread->state != THREAD_RUNNING)
 		mend_state(task, thread, now);
-	enum verdict verdict = is_same_call(registers, thread) ? judge_call(thread, now) : NO_ROOM;
+	enum verdict verdict = thread->due;
+	thread->due = 0;
+	if (!verdict)
+		verdict = is_same_call(registers, thread) ? judge_call(thread, now) : NO_ROOM;
 	if (verdict == TAKE || verdict == SAMPLE)
 		close_wait(thread, verdict, now);
 	else
@@ -369,7 +372,10 @@ static __always_inline void resume_wait(struct task_struct *task, struct thread 
 {
 	__u64 waited = thread->wait_queue_ns + thread->wait_blocked_ns;
 	if (thread->in_call) {
-		if (kernel_frames && !(thread->flags & WAIT_GIL) && !thread->kernel_count &&
+		/* When the call ends, the request that it has received is there. */
+		if (waited >= min_wait_ns && awaits_request(task, thread))
+			thread->due = NO_ROOM;
+		else if (kernel_frames && !(thread->flags & WAIT_GIL) && !thread->kernel_count &&
 		    waited >= threshold_ns(find_budget(thread, now)))
 			thread->kernel_count = save_kernel_stack(task, thread);
 	} else if (!thread->open_sequence) {

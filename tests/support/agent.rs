@@ -45,12 +45,27 @@ impl Agent {
     /// As [`Self::watch`], with the store and what else there is in `directory`.
     pub fn watch_in(pids: &str, directory: tempfile::TempDir) -> Self {
         let agent = Self::start_in(pids, directory);
-        wait_within(Duration::from_secs(60), "the agent to watch", || agent.stderr().contains("watching "));
+        agent.wait_to_watch();
         agent
+    }
+
+    /// As [`Self::watch`], as if the kernel were older than Linux 6.18.
+    pub fn watch_without_task_work(pids: &str) -> Self {
+        let agent = Self::start_with(pids, scratch(), &[("TXPROF_NO_TASK_WORK", "1")]);
+        agent.wait_to_watch();
+        agent
+    }
+
+    fn wait_to_watch(&self) {
+        wait_within(Duration::from_secs(60), "the agent to watch", || self.stderr().contains("watching "));
     }
 
     /// As [`Self::watch_in`], without waiting.
     pub fn start_in(pids: &str, directory: tempfile::TempDir) -> Self {
+        Self::start_with(pids, directory, &[])
+    }
+
+    fn start_with(pids: &str, directory: tempfile::TempDir, variables: &[(&str, &str)]) -> Self {
         let path = |name: &str| directory.path().join(name);
         std::fs::write(path("config.toml"), CONFIG).expect("scratch directories are writable");
         let file = |name| File::options().create(true).append(true).open(path(name)).expect("they are");
@@ -63,6 +78,7 @@ impl Agent {
             .arg("--socket")
             .arg(path("socket"))
             .env("TXPROF_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(file("stdout"))
             .stderr(file("stderr"))
