@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use support::{
-    Agent, Asked, Folded, Kept, Noted, Server, Target, ask_many, free_port, gunicorn_threads, has, listening,
-    python_with_packages, scratch, start_server, turn, txprof, unix_less_monotonic_ns,
+    Agent, Asked, ClockReadings, Clocks, Folded, Kept, Noted, Server, Target, ask_many, free_port,
+    gunicorn_threads, has, listening, python_with_packages, scratch, start_server, turn, txprof,
 };
 use txprof::aggregate::FoldOptions;
 use txprof::model::{Binding, Frame, FrameKind, Profile, Request, RequestStatus, WeightUnit};
@@ -42,6 +42,8 @@ const PATHS: [&str; 20] = [
 const PIPELINED: [&str; 6] = ["/quick", "/error", "/quick", "/burn", "/download", "/sleep"];
 /// Conversion between the clocks, and what may pass between the end of a transfer and the next line of either side.
 const SLACK_NS: u64 = 1_000_000;
+/// From the end of a request until the agent converts its time: `decision_wait`.
+const DECISION_NS: u64 = 50 * MS;
 const MS: u64 = 1_000_000;
 
 /// How a server works for requests.
@@ -67,7 +69,7 @@ struct Evidence {
     noted: HashMap<String, Noted>,
     kept: Kept,
     stored: Vec<StoredRequest>,
-    unix_less_monotonic_ns: u64,
+    clocks: ClockReadings,
     /// For how much longer requests ran than the application burnt.
     taken_ns: Vec<u64>,
     /// For how much longer requests took than until they were received.
@@ -83,13 +85,14 @@ struct Evidence {
 /// that; then fails with all that is wrong.
 fn prove(name: &'static str, kind: Kind, server: &Server, pipelines: bool) {
     let agent = Agent::watch(&server.target.pid());
-    let unix_less_monotonic_ns = unix_less_monotonic_ns();
+    let clocks = Clocks::watch();
     let count = request_count();
     let mut asked = ask_many(server.port, "one", &PATHS, count, 4, 1);
     if pipelines {
         asked.extend(ask_many(server.port, "three", &PIPELINED, count / 20, 4, 3));
     }
     let kept = agent.finish();
+    let clocks = clocks.finish();
     let (noted, stored) = (server.noted(), kept.stored());
     let (wrong, taken_ns, late_ns, sleepless, missed) =
         (BTreeMap::new(), Vec::new(), Vec::new(), 0, Vec::new());
@@ -100,7 +103,7 @@ fn prove(name: &'static str, kind: Kind, server: &Server, pipelines: bool) {
         noted,
         kept,
         stored,
-        unix_less_monotonic_ns,
+        clocks,
         taken_ns,
         late_ns,
         sleepless,
@@ -159,6 +162,13 @@ impl Evidence {
         }
     }
 
+    /// When it began and ended, `CLOCK_MONOTONIC`.
+    fn interval_of(&self, request: &Request) -> (u64, u64) {
+        let later_ns = request.duration_ns + DECISION_NS;
+        let began_ns = self.clocks.monotonic_ns(request.began_unix_ns, later_ns);
+        (began_ns, began_ns + request.duration_ns)
+    }
+
     /// A response may be received before the call that sends it is at its end: where another thread, or the client
     /// itself, takes the CPU in between, that is as late as the thread comes back.
     fn judge_ends(&mut self) {
@@ -211,8 +221,7 @@ impl Evidence {
         let Some(noted) = self.noted.get(&asked.id) else {
             return self.blame("not written down", asked.id.clone());
         };
-        let began_ns = request.began_unix_ns.saturating_sub(self.unix_less_monotonic_ns);
-        let ended_ns = began_ns + request.duration_ns;
+        let (began_ns, ended_ns) = self.interval_of(request);
         let late = |earlier: u64, later: u64| earlier.saturating_sub(later);
         for (what, late_ns) in [
             ("begin before they were sent", late(asked.sent_ns, began_ns)),

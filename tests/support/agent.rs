@@ -3,13 +3,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use txprof::model::Request;
 use txprof::store::{Filter, StoreReader, StoredRequest};
-use txprof::sys::clock::monotonic_ns;
 
 use super::{scratch, txprof, wait_within};
 
@@ -161,15 +160,4 @@ fn read(path: &Path) -> String {
 fn requests_in(text: &str) -> Vec<Request> {
     let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
     text.lines().map(read).collect()
-}
-
-/// Unix time less `CLOCK_MONOTONIC`, nanoseconds: of some readings the one that was least disturbed.
-pub fn unix_less_monotonic_ns() -> u64 {
-    let reading = |_| {
-        let before_ns = monotonic_ns();
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
-        let after_ns = monotonic_ns();
-        (after_ns - before_ns, unix.as_nanos() as u64 - before_ns)
-    };
-    (0..100).map(reading).min().map_or(0, |(_, difference_ns)| difference_ns)
 }

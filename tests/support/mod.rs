@@ -12,6 +12,7 @@
 mod agent;
 mod build;
 mod calls;
+mod clocks;
 mod folded;
 mod golden;
 mod history;
@@ -25,9 +26,10 @@ mod served;
 mod target;
 mod waits;
 
-pub use agent::{Agent, Kept, stored, unix_less_monotonic_ns};
+pub use agent::{Agent, Kept, stored};
 pub use build::{PROGRAMS, Program, built, built_library, built_pretended_python, program};
 pub use calls::{BySlot, Call, Calls, Comparison, Follows, Stack};
+pub use clocks::{ClockReadings, Clocks};
 pub use folded::{Folded, Line};
 pub use golden::{golden, golden_picture};
 pub use history::{History, stolen_ns};
