@@ -8,8 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use support::{
-    Agent, Asked, ClockReadings, Clocks, Folded, Kept, Noted, Server, Target, ask_many, free_port,
-    gunicorn_threads, has, listening, python_with_packages, scratch, start_server, turn, txprof,
+    Agent, Asked, ClockReadings, Clocks, Distances, Folded, Interval, Kept, Noted, Server, SocketCalls,
+    Target, ask_many, free_port, gunicorn_threads, has, listening, python_with_packages, scratch,
+    start_server, turn, txprof,
 };
 use txprof::aggregate::FoldOptions;
 use txprof::model::{Binding, Frame, FrameKind, Profile, Request, RequestStatus, WeightUnit};
@@ -40,8 +41,9 @@ const PATHS: [&str; 20] = [
 ];
 /// What they ask for several at a time: what follows a long body is out of sight, and waitress closes behind a stream.
 const PIPELINED: [&str; 6] = ["/quick", "/error", "/quick", "/burn", "/download", "/sleep"];
-/// Conversion between the clocks, and what may pass between the end of a transfer and the next line of either side.
-const SLACK_NS: u64 = 1_000_000;
+/// How far a begin or an end may be from the server's own call, or on the wrong side of what must lie before or behind it:
+/// conversion between the clocks, which takes a few microseconds, and nothing else.
+const TOLERANCE_NS: u64 = 100_000;
 /// From the end of a request until the agent converts its time: `decision_wait`.
 const DECISION_NS: u64 = 50 * MS;
 const MS: u64 = 1_000_000;
@@ -53,6 +55,15 @@ enum Kind {
     Threads,
     /// All requests of a process have the same.
     Loop,
+}
+
+/// Who tells when a request began and ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Witness {
+    /// The server itself, whose calls are written down.
+    Server,
+    /// The client alone: the server's calls are in C.
+    Client,
 }
 
 /// Requests of each server: a number fit for a test, or `TXPROF_REQUESTS`.
@@ -83,7 +94,7 @@ struct Evidence {
 
 /// Watches `server` while clients ask it for all paths, over four connections at once, and by threes at a time if it can do
 /// that; then fails with all that is wrong.
-fn prove(name: &'static str, kind: Kind, server: &Server, pipelines: bool) {
+fn prove(name: &'static str, kind: Kind, witness: Witness, server: &Server, pipelines: bool) {
     let agent = Agent::watch(&server.target.pid());
     let clocks = Clocks::watch();
     let count = request_count();
@@ -94,6 +105,7 @@ fn prove(name: &'static str, kind: Kind, server: &Server, pipelines: bool) {
     let kept = agent.finish();
     let clocks = clocks.finish();
     let (noted, stored) = (server.noted(), kept.stored());
+    let calls = (witness == Witness::Server).then(|| server.socket_calls());
     let (wrong, taken_ns, late_ns, sleepless, missed) =
         (BTreeMap::new(), Vec::new(), Vec::new(), 0, Vec::new());
     let mut evidence = Evidence {
@@ -110,7 +122,7 @@ fn prove(name: &'static str, kind: Kind, server: &Server, pipelines: bool) {
         missed,
         wrong,
     };
-    evidence.judge();
+    evidence.judge(calls.as_ref());
     let wrong = evidence.wrong;
     let lines = wrong.iter().map(|(what, cases)| {
         format!("{name}: {} {what}: {}", cases.len(), cases[..cases.len().min(4)].join("\n    "))
@@ -124,7 +136,7 @@ impl Evidence {
         self.wrong.entry(what).or_default().push(case.into());
     }
 
-    fn judge(&mut self) {
+    fn judge(&mut self, calls: Option<&HashMap<String, SocketCalls>>) {
         for line in self.kept.losses().into_iter().map(str::to_owned).collect::<Vec<_>>() {
             self.blame("losses", line);
         }
@@ -142,7 +154,10 @@ impl Evidence {
             }
         }
         self.judge_disturbance();
-        self.judge_ends();
+        match calls {
+            Some(calls) => self.judge_boundaries(&found, calls),
+            None => self.judge_ends(),
+        }
         self.judge_bindings(&found, counts);
         self.judge_profiles();
         self.judge_exports(&found);
@@ -169,6 +184,37 @@ impl Evidence {
         (began_ns, began_ns + request.duration_ns)
     }
 
+    /// Each request begins in the server's call that received its first byte, and ends in the one that sent the last of its
+    /// answer, as the server itself has written them down. A receive may have begun long before there was something to be
+    /// received.
+    fn judge_boundaries(&mut self, found: &[(Asked, Request)], calls: &HashMap<String, SocketCalls>) {
+        let (mut begins, mut ends) = (Distances::default(), Distances::default());
+        for (asked, request) in found.iter().filter(|(asked, _)| asked.id.starts_with("one")) {
+            let Some(&SocketCalls { receive, send }) = calls.get(&asked.id) else {
+                self.blame("without a call of the server", asked.id.clone());
+                continue;
+            };
+            let receive = Interval { from_ns: receive.from_ns.max(asked.sent_ns), ..receive };
+            let (began_ns, ended_ns) = self.interval_of(request);
+            for (what, call, at_ns, distances) in [
+                ("begin beside the server's call", receive, began_ns, &mut begins),
+                ("end beside the server's call", send, ended_ns, &mut ends),
+            ] {
+                if distances.add(call, at_ns) > TOLERANCE_NS {
+                    self.blame(what, format!("at {at_ns}, not {call:?}: {asked:?}\n    {request:?}"));
+                }
+            }
+        }
+        for (what, distances) in [("begins", &begins), ("ends", &ends)] {
+            println!("{}: {what}: {distances}", self.name);
+            // A call includes what its thread waits for before and behind it, mostly the interpreter's lock: such tell little.
+            if distances.width_ns(1) > TOLERANCE_NS {
+                self.blame("calls too long to judge by", format!("{what}: {distances}"));
+            }
+        }
+        println!("{}: the clocks' difference stayed within {} ns", self.name, self.clocks.spread_ns());
+    }
+
     /// A response may be received before the call that sends it is at its end: where another thread, or the client
     /// itself, takes the CPU in between, that is as late as the thread comes back.
     fn judge_ends(&mut self) {
@@ -177,7 +223,7 @@ impl Evidence {
             |part: usize| self.late_ns.get(self.late_ns.len() * part / 1000).copied().unwrap_or(0);
         let (most_ns, nearly_all_ns) = (of_thousand(900), of_thousand(990));
         println!("{}: of ten responses nine are received {most_ns} ns before their end at most", self.name);
-        if most_ns > MS / 10 || nearly_all_ns > SLACK_NS {
+        if most_ns > TOLERANCE_NS || nearly_all_ns > MS {
             self.blame("end after they were received", format!("by {most_ns} ns, {nearly_all_ns} ns"));
         }
     }
@@ -228,7 +274,7 @@ impl Evidence {
             ("begin after their handler", late(began_ns, noted.began_ns)),
             ("end before their handler", late(noted.ended_ns, ended_ns)),
         ] {
-            if late_ns > SLACK_NS {
+            if late_ns > TOLERANCE_NS {
                 self.blame(what, format!("{} {} by {late_ns} ns", asked.id, asked.path));
             }
         }
@@ -388,6 +434,7 @@ fn requests_of_gunicorn_sync_are_seen() {
     prove(
         "gunicorn sync",
         Kind::Threads,
+        Witness::Server,
         &start_server(&python_with_packages(), "gunicorn", &arguments),
         false,
     );
@@ -397,7 +444,7 @@ fn requests_of_gunicorn_sync_are_seen() {
 #[test]
 fn requests_of_gunicorn_gthread_are_seen() {
     let Some(_turn) = turn() else { return };
-    prove("gunicorn gthread", Kind::Threads, &gunicorn_threads(), false);
+    prove("gunicorn gthread", Kind::Threads, Witness::Server, &gunicorn_threads(), false);
 }
 
 /// waitress: one thread reads, others answer.
@@ -409,7 +456,7 @@ fn requests_of_waitress_are_seen() {
         "waitress-serve",
         &["--listen=127.0.0.1:{port}", "request_app:application"],
     );
-    prove("waitress", Kind::Threads, &server, true);
+    prove("waitress", Kind::Threads, Witness::Server, &server, true);
 }
 
 /// cheroot: one thread accepts, others read and answer.
@@ -421,7 +468,7 @@ fn requests_of_cheroot_are_seen() {
         "cheroot",
         &["--bind", "127.0.0.1:{port}", "request_app:application"],
     );
-    prove("cheroot", Kind::Threads, &server, true);
+    prove("cheroot", Kind::Threads, Witness::Server, &server, true);
 }
 
 /// werkzeug, which is trytond's server: a thread for each request, one after another with the same number at times.
@@ -431,6 +478,7 @@ fn requests_of_werkzeug_are_seen() {
     prove(
         "werkzeug",
         Kind::Threads,
+        Witness::Server,
         &start_server(&python_with_packages(), "request_server.py", &["werkzeug", "{port}"]),
         false,
     );
@@ -443,6 +491,7 @@ fn requests_of_runserver_are_seen() {
     prove(
         "runserver",
         Kind::Threads,
+        Witness::Server,
         &start_server(&python_with_packages(), "request_server.py", &["runserver", "{port}"]),
         false,
     );
@@ -455,6 +504,7 @@ fn requests_of_http_server_are_seen() {
     prove(
         "http.server",
         Kind::Threads,
+        Witness::Server,
         &start_server(&python_with_packages(), "request_server.py", &["http.server", "{port}"]),
         true,
     );
@@ -464,7 +514,9 @@ fn requests_of_http_server_are_seen() {
 #[test]
 fn requests_of_uvicorn_are_seen() {
     let Some(_turn) = turn() else { return };
-    for (name, event_loop) in [("uvicorn asyncio", "asyncio"), ("uvicorn uvloop", "uvloop")] {
+    for (name, event_loop, witness) in
+        [("uvicorn asyncio", "asyncio", Witness::Server), ("uvicorn uvloop", "uvloop", Witness::Client)]
+    {
         let arguments =
             ["--port", "{port}", "--no-access-log", "--log-level", "critical", "--loop", event_loop];
         let server = start_server(
@@ -472,7 +524,7 @@ fn requests_of_uvicorn_are_seen() {
             "uvicorn",
             &[&arguments[..], &["request_app:asynchronous"]].concat(),
         );
-        prove(name, Kind::Loop, &server, true);
+        prove(name, Kind::Loop, witness, &server, true);
     }
 }
 
@@ -497,5 +549,5 @@ fn requests_of_uwsgi_are_seen() {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let server = listening(Target::start_server(command), port);
-    prove("uwsgi", Kind::Threads, &server, false);
+    prove("uwsgi", Kind::Threads, Witness::Client, &server, false);
 }

@@ -23,6 +23,7 @@ mod python;
 pub mod replay;
 mod run;
 mod served;
+mod socket_log;
 mod target;
 mod waits;
 
@@ -45,6 +46,7 @@ pub use run::{
     shell, txprof,
 };
 pub use served::{Noted, Server, free_port, gunicorn_threads, listening, python_with_packages, start_server};
+pub use socket_log::{Distances, Interval, SocketCalls};
 pub use target::{Account, Target, read_account, wait_for, wait_within};
 pub use waits::{Wait, Waits};
 

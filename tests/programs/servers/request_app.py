@@ -1,12 +1,14 @@
 """Truth: each request that has an `X-Request-ID` is written down when its handler is done, as a line of `requests` beside the
 account: id, native thread, CLOCK_MONOTONIC at the handler's begin and end, and the thread CPU time in between, nanoseconds.
 Each path burns, sleeps or copies in a function of its own, `work_PATH`. WSGI: `request_app:application`, ASGI:
-`request_app:asynchronous`; see ../python/oracle.py for $ORACLE."""
+`request_app:asynchronous`; see ../python/oracle.py for $ORACLE. What the server itself does is in socket_log.py."""
 import asyncio
 import logging
 import os
 import threading
 import time
+
+import socket_log  # it watches from when it is imported
 
 MS = 1000000
 PAUSE = 0.03
