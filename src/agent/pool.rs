@@ -11,6 +11,8 @@
 //!
 //! What stands in another place is not known to be either: it may be a lock that is released amid other work.
 
+use crate::transaction::errands::Item;
+
 /// A call of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Call<'a> {
@@ -64,8 +66,8 @@ impl Queue {
 /// A thread tells that it has done its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Told {
-    /// What it took out of a shared queue for that.
-    pub item: Option<u64>,
+    /// What it took out of a shared queue for that: the `_WorkItem`, and its `Future`.
+    pub item: Option<Item>,
 }
 
 impl Told {
@@ -82,7 +84,7 @@ impl Told {
         let callee = callee?;
         let results = ["set_result", "set_exception"];
         let is_result = results.iter().any(|result| callee.is(result, "concurrent/futures/_base.py"));
-        is_result.then_some(Self { item: Some(own.first_local) })
+        is_result.then_some(Self { item: Some([own.first_local, callee.first_local]) })
     }
 }
 
@@ -134,8 +136,8 @@ mod tests {
         for (in_calls, expected) in [
             (&[OTHER, SOON, ANYIO][..], told(None)),
             (&[ANYIO], told(None)),
-            (&[OTHER, SOON, OTHER, RESULT, ITEM, WORKER], told(Some(40))),
-            (&[SOON, OTHER, ("set_exception", RESULT.1), ITEM], told(Some(32))),
+            (&[OTHER, SOON, OTHER, RESULT, ITEM, WORKER], told(Some([40, 32]))),
+            (&[SOON, OTHER, ("set_exception", RESULT.1), ITEM], told(Some([32, 24]))),
             (&[OTHER, SOON, OTHER, ANYIO], None),
             (&[OTHER, SOON, OTHER, ITEM, WORKER], None),
             (&[ITEM, WORKER], None),

@@ -3,7 +3,7 @@
 //! An errand is known when it is done, and certain then. Where a pool's threads take from one queue, one may take what another
 //! was woken for; so what was put into the queue is held against what was worked at.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// An errand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,8 +22,12 @@ pub struct Errand {
     pub to_ns: u64,
 }
 
-/// What may have been put into a queue: addresses of objects, one of which the thread works at that takes it.
+/// What may have been put into a queue: addresses of objects that the giver had in its hands, among them the [`Item`].
 pub type Candidates = [u64; 8];
+
+/// What a thread took from a queue, by the addresses of two objects: the item, and what its result is put into. One alone may be
+/// another one's by then: what was taken by a third thread and is done has left its place to others.
+pub type Item = [u64; 2];
 
 /// Errands under way, each of a thread, 120 bytes; further ones are not told.
 const MAX_OPEN: usize = 8192;
@@ -41,7 +45,7 @@ const ANYBODY: u32 = 0;
 #[derive(Debug, Default)]
 pub struct Errands {
     /// By process and thread; `None`: the thread has a queue of its own.
-    open: HashMap<(u32, u32), (Errand, Option<Candidates>)>,
+    open: BTreeMap<(u32, u32), (Errand, Option<Candidates>)>,
     /// In the order of their ends.
     done: VecDeque<Errand>,
     /// By process, when it gave the last one that is forgotten.
@@ -71,12 +75,22 @@ impl Errands {
         }
     }
 
-    /// A thread has done what it worked at: `item`, where its queue is not its own.
-    pub fn finish(&mut self, pid: u32, tid: u32, item: Option<u64>, time_ns: u64) {
-        let Some((errand, candidates)) = self.open.remove(&(pid, tid)) else { return };
+    /// A thread has done what it worked at: `item`, where its queue is not its own. Who was woken for that has got something
+    /// else, or nothing.
+    pub fn finish(&mut self, pid: u32, tid: u32, item: Option<Item>, time_ns: u64) {
+        let done = self.open.remove(&(pid, tid));
+        if let Some([item, _]) = item {
+            let others = self.open.range((pid, 0)..=(pid, u32::MAX));
+            let is_void = |candidates: &Option<Candidates>| candidates.is_some_and(|of| of.contains(&item));
+            let void = others.filter(|(_, (_, candidates))| is_void(candidates)).map(|(key, _)| *key);
+            for key in Vec::from_iter(void) {
+                self.open.remove(&key);
+            }
+        }
+        let Some((errand, candidates)) = done else { return };
         let is_it = match (candidates, item) {
             (None, None) => true,
-            (Some(candidates), Some(item)) => item != 0 && candidates.contains(&item),
+            (Some(candidates), Some(item)) => item.iter().all(|one| *one != 0 && candidates.contains(one)),
             _ => false,
         };
         if !is_it {
@@ -105,8 +119,8 @@ impl Errands {
         self.open.retain(|(of, _), _| *of != pid);
     }
 
-    /// What thread `tid` gave between `from_ns` and `to_ns` for a request and is done, by `coroutine` alone where there is
-    /// one. Later ones first; what is missing is counted.
+    /// What thread `tid` gave between `from_ns` and `to_ns` for a request and was done by then, by `coroutine` alone where there
+    /// is one: what the request did not wait for may not be its own. Later ones first; what is missing is counted.
     pub fn given_by(
         &mut self,
         (pid, tid): (u32, u32),
@@ -118,7 +132,8 @@ impl Errands {
         let mut own = recent.filter(|errand| {
             (errand.pid, errand.giver_tid) == (pid, tid)
                 && coroutine.is_none_or(|coroutine| errand.coroutine == coroutine)
-                && (from_ns..=to_ns).contains(&errand.from_ns)
+                && errand.from_ns >= from_ns
+                && errand.to_ns <= to_ns
         });
         let given = own.by_ref().take(MAX_GIVEN).copied().collect();
         self.losses.errands += own.count() as u64;
@@ -143,7 +158,7 @@ mod tests {
         given.iter().map(|errand| (errand.tid, errand.to_ns)).collect()
     }
 
-    /// Those of a coroutine, or of all of its thread, that began in the time asked for; not what is under way.
+    /// Those of a coroutine, or of all of its thread, that began and ended in the time asked for; not what is under way.
     #[test]
     fn errands_are_found_by_who_gave_them() {
         let mut errands = Errands::default();
@@ -156,29 +171,46 @@ mod tests {
         }
         assert_eq!(given(&mut errands, Some(7), 90, 200), [(11, 150)]);
         assert_eq!(given(&mut errands, None, 90, 200), [(12, 160), (11, 150)]);
-        assert_eq!(given(&mut errands, None, 0, 105), [(11, 150), (14, 105)]);
+        assert_eq!(given(&mut errands, None, 0, 149), [(14, 105)]);
+        assert_eq!(given(&mut errands, None, 0, 150), [(11, 150), (14, 105)]);
         errands.finish(1, 13, None, 170);
         assert_eq!(given(&mut errands, Some(7), 90, 200), [(13, 170), (11, 150)]);
         assert!(errands.given_by((2, 5), None, 0, 200).is_empty());
     }
 
-    /// Of a shared queue, what was worked at must be what was put into it: else another thread has taken it, and what this
-    /// one did is not known, up to its next errand.
+    /// Of a shared queue, what was worked at must be what was put into it, and so its result: else another thread has taken it,
+    /// and what this one did is not known, up to its next errand.
     #[test]
     fn what_another_thread_took_is_not_told() {
         let mut errands = Errands::default();
         for (from_ns, items, item) in [
-            (100, ITEMS, Some(20)),
-            (200, ITEMS, Some(21)),
-            (300, ITEMS, Some(0)), // not read
-            (400, ITEMS, None),
-            (500, None, Some(20)),
+            (100, ITEMS, Some([20, 10])),
+            (200, ITEMS, Some([21, 10])),
+            (300, ITEMS, Some([20, 11])),
+            (400, ITEMS, Some([0, 10])), // not read
+            (500, ITEMS, None),
+            (600, None, Some([20, 10])),
         ] {
             errands.give(errand(11, 7, from_ns), items);
             errands.finish(1, 11, item, from_ns + 50);
-            errands.finish(1, 11, Some(20), from_ns + 60);
+            errands.finish(1, 11, Some([20, 10]), from_ns + 60);
         }
         assert_eq!(given(&mut errands, None, 0, 900), [(11, 150)]);
+    }
+
+    /// What another thread of the process has done is no errand of who was woken for it, though what it does next has the
+    /// same place in memory; one of another process is.
+    #[test]
+    fn what_another_thread_did_is_not_told() {
+        let mut errands = Errands::default();
+        errands.give(errand(11, 7, 100), ITEMS);
+        errands.give(Errand { pid: 2, ..errand(11, 7, 100) }, ITEMS);
+        errands.finish(1, 12, Some([20, 10]), 150);
+        for pid in [1, 2] {
+            errands.finish(pid, 11, Some([20, 10]), 200);
+        }
+        assert!(given(&mut errands, None, 0, 900).is_empty());
+        assert_eq!(errands.given_by((2, 5), None, 0, 900).len(), 1);
     }
 
     /// One whose end was not seen, of a thread that is gone, or of a process, is not told.
