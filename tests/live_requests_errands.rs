@@ -25,6 +25,8 @@ struct Sums {
     own_ns: u64,
     latency_ns: u64,
     foreign: Vec<String>,
+    /// Threads of pools that are not called as `threading` calls them.
+    unnamed: Vec<String>,
     uneven: Vec<String>,
 }
 
@@ -45,7 +47,10 @@ impl Sums {
             let others = frames.iter().rposition(|frame| frame.kind == FrameKind::Gil).map_or(0, |at| at + 1);
             let is_work = |frame: &&&Frame| frame.function.starts_with("work_");
             let Some(work) = frames[others..].iter().find(is_work) else { continue };
-            let is_below = frames.iter().any(|frame| frame.function.ends_with(" worked]"));
+            let worker = frames.iter().find(|frame| frame.function.ends_with(" worked]"));
+            let is_below = worker.is_some();
+            let unnamed = worker.filter(|worker| worker.function.starts_with("[python"));
+            self.unnamed.extend(unnamed.map(|worker| worker.function.to_string()));
             self.stacks += 1;
             if *work.function == *own && is_below {
                 own_ns += sample.weight_ns;
@@ -71,6 +76,7 @@ impl Sums {
         );
         assert!(self.uneven.is_empty(), "{}: {:.3?}", self.uneven.len(), self.uneven);
         assert!(self.foreign.is_empty(), "{} of {}: {:.8?}", self.foreign.len(), self.stacks, self.foreign);
+        assert!(self.unnamed.is_empty(), "{} of {}: {:.8?}", self.unnamed.len(), self.stacks, self.unnamed);
         // A loop that hardly runs may be met in a coroutine late.
         assert!(self.bound * 3 >= count, "{} of {count} are bound", self.bound);
     }

@@ -77,6 +77,16 @@ pub enum WaitFrame {
     NobodyKnown,
 }
 
+impl WaitFrame {
+    /// The one of the waits' threads that it names.
+    pub fn thread(self) -> Option<u32> {
+        match self {
+            Self::HeldBy(thread) | Self::WokenBy(thread) | Self::WorkedBy(thread) => Some(thread),
+            _ => None,
+        }
+    }
+}
+
 /// Why Python frames are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PythonGap {

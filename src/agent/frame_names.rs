@@ -59,14 +59,14 @@ impl FrameNames {
         profile
     }
 
-    /// Asks for the names of frames that were not seen before. Lines of source and inlined calls would need all of
-    /// the debug information, each time.
+    /// Asks for the names of frames that were not seen before, or may have another by now. Lines of source and inlined calls
+    /// would need all of the debug information, each time.
     fn learn(&mut self, capture: &Capture, replay: &Replay) {
         if self.known.len() > MAX_KNOWN {
             self.known.clear();
         }
-        let unknown: BTreeSet<RawFrame> =
-            capture.frames().filter(|frame| !self.known.contains_key(frame)).collect();
+        let is_unknown = |frame: &RawFrame| !self.known.contains_key(frame) || names_a_thread(*frame);
+        let unknown: BTreeSet<RawFrame> = capture.frames().filter(is_unknown).collect();
         if unknown.is_empty() {
             return;
         }
@@ -75,4 +75,9 @@ impl FrameNames {
         let config = Config { source_lines: false, inlined_calls: false, ..Config::default() };
         self.known.extend(name_each(&unknown, places, config));
     }
+}
+
+/// Whether it is called after a thread, of which Python may be asked later than it is met.
+fn names_a_thread(frame: RawFrame) -> bool {
+    matches!(frame, RawFrame::Wait(wait) if wait.thread().is_some())
 }

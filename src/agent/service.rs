@@ -496,6 +496,7 @@ impl Replay {
         let whose = Whose { root: &root, coroutine: span.coroutine, offspring };
         let mut profile = RequestProfile::new(whose, moments, |at| requests.frames_of(capture, *at));
         profile.complete(finished, request);
+        waits.names.rename_those_in(profile.capture.frames(), thread_names);
         profile.capture
     }
 

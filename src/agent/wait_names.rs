@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::capture::WaitFrame;
+use super::capture::{RawFrame, WaitFrame};
 use super::thread_names::ThreadNames;
 use crate::model::{Frame, FrameKind};
 use crate::sys::wait_record::{WaitObject, WaitRecord};
@@ -57,9 +57,15 @@ impl WaitNames {
 
     /// Threads get the names that Python gives them.
     pub(super) fn rename(&mut self, names: &ThreadNames) {
-        for (pid, tid, name) in &mut self.threads {
-            if let Some(found) = names.find(*pid, *tid) {
-                *name = found.to_owned();
+        self.threads.iter_mut().for_each(|thread| rename(thread, names));
+    }
+
+    /// The same for those that are in `frames`.
+    pub(super) fn rename_those_in(&mut self, frames: impl Iterator<Item = RawFrame>, names: &ThreadNames) {
+        let of_frame = |frame| if let RawFrame::Wait(wait) = frame { wait.thread() } else { None };
+        for thread in frames.filter_map(of_frame) {
+            if let Some(thread) = self.threads.get_mut(thread as usize) {
+                rename(thread, names);
             }
         }
     }
@@ -106,6 +112,12 @@ impl WaitNames {
             Some((pid, tid, name)) => format!("{name} ({pid}/{tid})"),
             None => "another thread".to_owned(),
         }
+    }
+}
+
+fn rename((pid, tid, name): &mut (u32, u32, String), names: &ThreadNames) {
+    if let Some(found) = names.find(*pid, *tid).filter(|found| found != name) {
+        found.clone_into(name);
     }
 }
 
