@@ -107,14 +107,18 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<String> {
     text.map(|text| text + "\n").map_err(|cause| Error::new(ErrorKind::Output, format!("JSON: {cause}")))
 }
 
-/// `12.3 ms`, `1.25 s`: three digits, so that a column of them is told apart at a glance.
+/// `12.3 ms`, `1.25 s`: three digits, so that a column of them is told apart at a glance; `0 µs` for nothing at all.
 pub(super) fn time(time_ns: u64) -> String {
     let (value, unit) = match time_ns {
         0..1_000_000 => (time_ns as f64 / 1e3, "µs"),
         1_000_000..1_000_000_000 => (time_ns as f64 / 1e6, "ms"),
         _ => (time_ns as f64 / 1e9, "s"),
     };
-    let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    let digits = match value {
+        0.0 => 0,
+        ..9.995 => 2,
+        _ => usize::from(value < 99.95),
+    };
     format!("{value:.digits$} {unit}")
 }
 
@@ -125,7 +129,7 @@ mod tests {
     /// Times have three digits and a unit that fits.
     #[test]
     fn times_have_three_digits() {
-        assert_eq!(time(0), "0.00 µs");
+        assert_eq!(time(0), "0 µs");
         assert_eq!(time(12_345_678), "12.3 ms");
         assert_eq!(time(999_600_000), "1000 ms");
         assert_eq!(time(1_250_000_000), "1.25 s");

@@ -7,7 +7,7 @@ use super::list::{Entry, short, status};
 use super::{ExitCode, ShowPlan};
 use crate::Result;
 use crate::aggregate::{Fold, FoldOptions, TopFunction, top};
-use crate::model::{Binding, Profile, Request, ThreadState, WeightUnit, date};
+use crate::model::{Binding, FrameKind, Profile, Request, ThreadState, WeightUnit, date};
 use crate::output::quantity::percent;
 use crate::store::{StoreReader, Summary};
 
@@ -49,6 +49,8 @@ struct States {
     queued_ns: u64,
     blocked_ns: u64,
     gil_ns: u64,
+    /// Of these, while other threads worked for the request.
+    worked_ns: u64,
 }
 
 fn states(profile: &Profile) -> States {
@@ -61,6 +63,10 @@ fn states(profile: &Profile) -> States {
             ThreadState::Gil => &mut states.gil_ns,
         };
         *sum = sum.saturating_add(sample.weight_ns);
+        // The agent tells of no other.
+        if profile.frames_of(sample.stack).any(|frame| frame.kind == FrameKind::Waker) {
+            states.worked_ns = states.worked_ns.saturating_add(sample.weight_ns);
+        }
     }
     states
 }
@@ -125,6 +131,7 @@ fn shares(request: &Request, states: &States) -> String {
         (states.blocked_ns, "blocked"),
         (states.gil_ns, "waiting for the GIL"),
         (rest, "without a sample"),
+        (states.worked_ns, "of these, while other threads worked for it"),
     ];
     for (part_ns, what) in parts.iter().filter(|(part_ns, _)| *part_ns > 0) {
         let _ = writeln!(text, "{:>9} {:>8}  {what}", time(*part_ns), percent(*part_ns, whole));
@@ -140,12 +147,18 @@ mod tests {
     #[test]
     fn shares_tell_what_is_not_known() {
         let request = Request { duration_ns: 10_000_000, ..Request::default() };
-        let states = States { running_ns: 4_000_000, blocked_ns: 5_000_000, ..States::default() };
+        let states = States {
+            running_ns: 4_000_000,
+            blocked_ns: 5_000_000,
+            worked_ns: 3_000_000,
+            ..States::default()
+        };
         let expected = "
   10.0 ms           took
   4.00 ms   40.0 %  on a CPU
   5.00 ms   50.0 %  blocked
   1.00 ms   10.0 %  without a sample
+  3.00 ms   30.0 %  of these, while other threads worked for it
 ";
         assert_eq!(shares(&request, &states), expected);
     }
