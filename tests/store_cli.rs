@@ -197,12 +197,34 @@ fn misuse_is_one_error_with_a_hint() {
     assert!(text.contains("hint: say where requests are kept"), "{text}");
 }
 
-/// Help begins with examples.
+/// Help begins with examples, each of which is about its command and fits a terminal of 80 columns.
 #[test]
 fn help_begins_with_examples() {
-    for command in ["list", "show", "flame", "diff", "export"] {
-        let text =
-            Command::new(env!("CARGO_BIN_EXE_txprof")).args([command, "--help"]).output().unwrap().stdout;
-        assert!(String::from_utf8(text).unwrap().starts_with("Examples:\n"), "{command}");
+    for command in [
+        "agent",
+        "ps",
+        "list",
+        "show",
+        "flame",
+        "diff",
+        "export",
+        "policy",
+        "policy list",
+        "policy add",
+        "policy remove",
+        "policy test",
+    ] {
+        let help = help_of(command);
+        let examples = help.strip_prefix("Examples:\n").and_then(|rest| rest.split_once("\n\n"));
+        let (examples, _) = examples.unwrap_or_else(|| panic!("{command}: {help}"));
+        assert!(examples.contains(&format!("  txprof {command} ")), "{command}: {examples}");
+        let widest = examples.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(80), "{command}: {widest:?}");
     }
+}
+
+fn help_of(command: &str) -> String {
+    let words = command.split_whitespace().chain(["--help"]);
+    let output = Command::new(env!("CARGO_BIN_EXE_txprof")).args(words).output().expect("it was built");
+    String::from_utf8(output.stdout).expect("it is text")
 }

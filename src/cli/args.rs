@@ -30,14 +30,14 @@ pub struct Cli {
 
 const TOP_EXAMPLES: &str = "\
 Examples:
-  txprof record -p 4121 -d 30s              flamegraph of process 4121, 30 seconds
-  txprof record -o out.svg -- ./server -v   start a program and record it until it exits
-  txprof dump -p 4121                       what every thread of process 4121 is doing now
-  txprof agent --name gunicorn              keep a flamegraph of each slow request
-  txprof ps                                 the requests in flight
-  txprof list --min-duration 500ms          the requests that an agent has kept
-  txprof show angry_einstein                where the time of one went
-  txprof doctor                             what this machine allows, and how to fix the rest";
+  txprof record -p 4121 -d 30s             flamegraph of a process, 30 seconds
+  txprof record -o out.svg -- ./server -v  a program, recorded until it exits
+  txprof dump -p 4121                      what each of its threads is doing now
+  txprof agent --name gunicorn             keep flamegraphs of slow requests
+  txprof ps                                the requests in flight
+  txprof list --min-duration 500ms         the requests that an agent has kept
+  txprof show angry_einstein               where the time of one went
+  txprof doctor                            what this machine allows, and what to do";
 
 const RECORD_EXAMPLES: &str = "\
 Examples:
@@ -67,7 +67,7 @@ pub enum Command {
     /// Show the requests in flight that an agent sees.
     Ps(PsArgs),
     /// Show and change which requests a running agent keeps.
-    #[command(subcommand)]
+    #[command(subcommand, before_help = POLICY_EXAMPLES, after_help = exit_code::HELP)]
     Policy(PolicyCommand),
     /// List the requests that were kept.
     List(ListArgs),
@@ -94,12 +94,15 @@ pub struct DoctorArgs {
 
 const AGENT_EXAMPLES: &str = "\
 Examples:
-  txprof agent -p 4121                    process 4121 and its children: keep requests that take 500 ms,
-                                          and the slowest three of each method and minute
-  txprof agent --name gunicorn            all processes called gunicorn, also those that start later
-  txprof agent --config txprof.toml       targets, policies and the rest from a file; SIGHUP reads it again
+  txprof agent -p 4121               process 4121 and its children: keep what
+                                     takes 500 ms, and the slowest three of
+                                     each method and minute
+  txprof agent --name gunicorn       all processes called gunicorn, also those
+                                     that start later
+  txprof agent --config txprof.toml  targets, policies and the rest from a file;
+                                     SIGHUP reads its policies again
   txprof list; txprof flame angry_einstein -o x.svg
-                                          what it has kept, and the flamegraph of one";
+                                     what it has kept, the flamegraph of one";
 
 /// `txprof agent`, as typed.
 #[derive(Args, Debug)]
@@ -122,7 +125,7 @@ pub struct AgentArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Where requests are kept [default: /var/lib/txprof for root, ~/.local/state/txprof for others]
+    /// Where requests are kept [default: /var/lib/txprof for root, else $XDG_STATE_HOME/txprof or ~/.local/state/txprof]
     #[arg(long, value_name = "FOLDER")]
     pub store: Option<PathBuf>,
 
@@ -176,48 +179,68 @@ pub struct PsArgs {
     pub json: bool,
 }
 
+const POLICY_EXAMPLES: &str = "\
+Examples:
+  txprof policy list           the policies in force, and what each has kept
+  txprof policy test new.toml  whether a file is right, without an agent
+  txprof policy add new.toml   add its policies to those in force
+  txprof policy remove slow    take one away";
+
 /// `txprof policy`, as typed.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     /// Show the policies in force, and how often each had its say.
-    List(PsArgs),
-    /// Add the policies of a file to those in force.
+    List(PolicyListArgs),
+    /// Add the policies of a file to those in force, until the agent ends or reads its configuration again.
     Add(PolicyFileArgs),
-    /// Take a policy away.
+    /// Take a policy away, until the agent ends or reads its configuration again.
     Remove(PolicyNameArgs),
     /// Check a file's policies without an agent.
     Test(PolicyTestArgs),
 }
 
+/// `txprof policy list`, as typed.
+#[derive(Args, Debug)]
+#[command(before_help = POLICY_EXAMPLES, after_help = exit_code::HELP)]
+pub struct PolicyListArgs {
+    /// Where the agent listens [default: /run/txprof/txprof.sock for root, $XDG_RUNTIME_DIR/txprof.sock for others]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Print one JSON array instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `txprof policy add`, as typed.
 #[derive(Args, Debug)]
-#[command(after_help = exit_code::HELP)]
+#[command(before_help = POLICY_EXAMPLES, after_help = exit_code::HELP)]
 pub struct PolicyFileArgs {
     /// A TOML file with `[[policy]]` tables
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// Where the agent listens
+    /// Where the agent listens [default: /run/txprof/txprof.sock for root, $XDG_RUNTIME_DIR/txprof.sock for others]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
 
 /// `txprof policy remove`, as typed.
 #[derive(Args, Debug)]
-#[command(after_help = exit_code::HELP)]
+#[command(before_help = POLICY_EXAMPLES, after_help = exit_code::HELP)]
 pub struct PolicyNameArgs {
     /// Name of the policy
     #[arg(value_name = "NAME")]
     pub name: String,
 
-    /// Where the agent listens
+    /// Where the agent listens [default: /run/txprof/txprof.sock for root, $XDG_RUNTIME_DIR/txprof.sock for others]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
 
 /// `txprof policy test`, as typed.
 #[derive(Args, Debug)]
-#[command(after_help = exit_code::HELP)]
+#[command(before_help = POLICY_EXAMPLES, after_help = exit_code::HELP)]
 pub struct PolicyTestArgs {
     /// A TOML file with `[[policy]]` tables
     #[arg(value_name = "FILE")]

@@ -91,10 +91,10 @@ pub struct WriteArgs {
 
 const LIST_EXAMPLES: &str = "\
 Examples:
-  txprof list                                  the last 20 requests that were kept
+  txprof list                                the last 20 requests that were kept
   txprof list --user admin --min-duration 500ms --since 1h
   txprof list --method 'res.partner.*' --slowest
-  txprof list --status error --json | jq .     all that is known of failed ones";
+  txprof list --status error --json | jq .   all that is known of failed ones";
 
 /// `txprof list`, as typed.
 #[derive(Args, Debug)]
@@ -138,12 +138,13 @@ pub struct ShowArgs {
 
 const FLAME_EXAMPLES: &str = "\
 Examples:
-  txprof flame angry_einstein                  writes txprof-angry_einstein.svg
+  txprof flame angry_einstein              writes txprof-angry_einstein.svg
   txprof flame angry_einstein calm_curie -o both.svg
-                                               both together
+                                           both together
   txprof flame --user admin --slowest --limit 50 -o slow.svg
-                                               the 50 slowest of a user together
-  txprof flame angry_einstein -o - | sort      folded stacks to standard output, in nanoseconds";
+                                           the 50 slowest of a user together
+  txprof flame angry_einstein -o - | sort  folded stacks on standard output, in
+                                           nanoseconds";
 
 /// `txprof flame`, as typed.
 #[derive(Args, Debug)]
@@ -173,10 +174,12 @@ pub struct FlameArgs {
 
 const DIFF_EXAMPLES: &str = "\
 Examples:
-  txprof diff calm_curie angry_einstein -o d.svg   what the second one spends more (red) or less (blue) time in
-  txprof diff angry_einstein --against-median      the same, of one against the usual ones of its method
+  txprof diff calm_curie angry_einstein -o d.svg
+                     what the second spends more (red) or less (blue) time in
+  txprof diff angry_einstein --against-median
+                     the same, of one against the usual ones of its method
   txprof diff calm_curie angry_einstein -o d.folded
-                                                   lines with the nanoseconds of both";
+                     lines with the nanoseconds of both";
 
 /// `txprof diff`, as typed.
 #[derive(Args, Debug)]
