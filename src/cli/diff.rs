@@ -1,12 +1,12 @@
 //! `txprof diff`: what takes more or less time in one request than in another, or than usual.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+use super::kept::time;
 use super::{Against, DiffPlan, ExitCode, OutputFile, kept, report};
 use crate::aggregate::{Fold, top};
 use crate::model::Profile;
-use crate::output::quantity::{duration, size};
+use crate::output::quantity::size;
 use crate::output::{Format, differential};
 use crate::store::{Filter, StoreReader, Summary};
 use crate::{Error, ErrorKind, Result};
@@ -61,7 +61,7 @@ fn changes(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Str
     all.sort_by_key(|(difference_ns, _, name)| (std::cmp::Reverse(*difference_ns), *name));
     let line = |(difference_ns, is_more, name): &(u64, bool, &String)| {
         let sign = if *is_more { '+' } else { '-' };
-        let difference = format!("{sign}{}", duration(Duration::from_nanos(*difference_ns)));
+        let difference = format!("{sign}{}", time(*difference_ns));
         let place = match (before.contains_key(*name), after.contains_key(*name)) {
             (true, false) => ", gone",
             (false, true) => ", new",
@@ -109,7 +109,7 @@ mod tests {
         let before = times(&[("cached", 5), ("same", 7), ("[blocked: poll]", 100)]);
         let after = times(&[("computed", 30), ("same", 7), ("[blocked: poll]", 90)]);
         let expected =
-            "      +30 ms  computed, new\n      -10 ms  [blocked: poll]\n       -5 ms  cached, gone\n";
+            "    +30.0 ms  computed, new\n    -10.0 ms  [blocked: poll]\n    -5.00 ms  cached, gone\n";
         assert_eq!(changes(&before, &after), expected);
         let many = (0..20).map(|number| (format!("f{number}"), 1_000_000)).collect();
         assert_eq!(changes(&BTreeMap::new(), &many).lines().count(), TOLD);

@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 
 use inferno::differential;
+use inferno::flamegraph::color::{Color, StrokeColor};
 use inferno::flamegraph::{self, Options, TextTruncateDirection};
 
 use super::folded;
@@ -13,6 +14,9 @@ use super::svg::BACKGROUND;
 use crate::aggregate::name::harmless;
 use crate::aggregate::{FoldOptions, merge};
 use crate::model::{Profile, WeightUnit};
+
+/// Between frames: what takes as long as before is as light as the background.
+const BORDER: Color = Color { r: 190, g: 190, b: 190 };
 
 /// Writes folded lines with the nanoseconds of `before` and `after`. Threads are not told apart.
 pub fn write_folded(
@@ -51,6 +55,7 @@ pub fn write_svg(
     picture.count_name = "ms".to_owned();
     picture.factor = 1e-6;
     picture.bgcolors = Some(BACKGROUND);
+    picture.stroke_color = StrokeColor::Color(BORDER);
     picture.text_truncate_direction = TextTruncateDirection::Right;
     let drawn = flamegraph::from_reader(&mut picture, lines.as_slice(), &mut *writer);
     // inferno has written its picture of nothing by then.
@@ -99,6 +104,7 @@ mod tests {
             String::from_utf8(picture).expect("text")
         };
         let text = draw(&profile("f", 4_000_000), &profile("f", 6_000_000));
+        assert!(text.contains("stroke") && text.contains("rgb(190,190,190)"), "{text}");
         assert!(text.contains("a &lt;b&gt;") && text.contains("f (6 ms, 100.00%; +"), "{text}");
         assert!(draw(&Profile::default(), &Profile::default()).contains("<svg"));
     }
