@@ -186,7 +186,9 @@ fn impossible_folders_are_told() {
     let error = StoreReader::open("/proc/no").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.hint().is_some());
-    assert!(StoreWriter::open("/proc/no").unwrap_err().hint().is_some());
+    let error = StoreWriter::open("/proc/no").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Output);
+    assert!(error.hint().is_some());
 }
 
 /// Files damaged before the writer opens them, or while it has them open, are moved aside with a warning; a reader

@@ -176,7 +176,7 @@ fn misuse_is_one_error_with_a_hint() {
     let folder = folder();
     for (line, code, error, hint) in [
         ("show nobody", 4, "no request `nobody` is kept", "`txprof list`"),
-        ("show angry", 2, "several requests are called `angry`", "angry_einstein (id-of-angry_einstein"),
+        ("show angry", 2, "several requests begin with `angry`", "angry_einstein (id-of-angry_einstein"),
         ("flame", 2, "no request given", "--since 1h"),
         ("flame --user nobody", 4, "no request that is kept fits", "`txprof list`"),
         ("flame calm_curie -o x.png", 2, "cannot tell the format", "end it in .svg"),
@@ -195,6 +195,11 @@ fn misuse_is_one_error_with_a_hint() {
     let missing = txprof(&folder.path().join("store"), "list");
     let text = String::from_utf8(missing.stderr).unwrap();
     assert!(text.contains("hint: say where requests are kept"), "{text}");
+    assert_eq!(missing.status.code(), Some(4));
+    let file = tempfile::tempdir().unwrap();
+    std::fs::write(file.path().join("store"), "").unwrap();
+    let text = String::from_utf8(txprof(file.path(), "list").stderr).unwrap();
+    assert!(text.contains("hint: say where requests are kept: `--store DIR`, a folder"), "{text}");
 }
 
 /// Help begins with examples, each of which is about its command and fits a terminal of 80 columns.

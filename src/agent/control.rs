@@ -189,14 +189,23 @@ fn serve(stream: &UnixStream, questions: &Sender<Question>) -> std::io::Result<(
     (&*stream).write_all(&text)
 }
 
+/// What to type where no agent listens.
+fn no_agent(is_root: bool) -> &'static str {
+    match is_root {
+        true => "no agent runs there: start one with `txprof agent -p PID`, or name its socket with --socket",
+        false => {
+            "no agent of yours runs there: ask root's with sudo, start one with `txprof agent -p PID`, or name its \
+             socket with --socket"
+        }
+    }
+}
+
 /// Asks the agent that listens at `path`.
 pub fn ask(path: &Path, ask: &Ask) -> Result<Value> {
     let intent = || format!("failed to ask the agent at `{}`", path.display());
     let stream = UnixStream::connect(path).context(intent).map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => error.with_hint("only its own user can: try sudo"),
-        _ => error.with_kind(ErrorKind::NotFound).with_hint(
-            "no agent runs there: start one with `txprof agent -p PID`, or name its socket with --socket",
-        ),
+        _ => error.with_kind(ErrorKind::NotFound).with_hint(no_agent(nix::unistd::geteuid().is_root())),
     })?;
     stream.set_read_timeout(Some(PATIENCE * 2)).context(intent)?;
     let mut text =
@@ -242,6 +251,14 @@ pub(super) fn answer(service: &mut Service, question: Question) {
 /// All of them or none.
 fn add_policies(policies: &mut PolicySet, toml: &str) -> Result<Value> {
     let added = PolicySet::parse(toml)?;
+    let is_in_force = |name: &&str| policies.policies().iter().any(|policy| policy.name() == *name);
+    if let Some(name) = added.policies().iter().map(|policy| policy.name()).find(is_in_force) {
+        let error =
+            Error::new(ErrorKind::InvalidInput, format!("a policy called `{name}` is in force already"));
+        return Err(
+            error.with_hint(format!("`txprof policy remove {name}` first, or give this one another name"))
+        );
+    }
     let mut all = policies.policies().to_vec();
     all.extend(added.policies().iter().cloned());
     let names: Vec<String> = added.policies().iter().map(|policy| policy.name().to_owned()).collect();
@@ -288,5 +305,20 @@ mod tests {
         assert!(std::fs::read(&path).is_ok_and(|text| text == b"precious"));
         std::fs::remove_file(&path).expect("it stayed");
         assert!(ask(&path, &Ask::Ps).is_err_and(|error| error.kind() == ErrorKind::NotFound));
+    }
+
+    /// A policy whose name is taken is refused by that, with what to type, and nothing changes.
+    #[test]
+    fn policy_in_force_is_not_added_again() {
+        let slow = "[[policy]]\nname = 'slow'\ntype = 'always'\n";
+        let mut policies = PolicySet::parse(slow).expect("it is right");
+        let error = add_policies(&mut policies, slow).expect_err("it is there");
+        assert_eq!(error.to_string(), "a policy called `slow` is in force already");
+        assert!(error.hint().is_some_and(|hint| hint.contains("`txprof policy remove slow`")), "{error}");
+        let twice = format!("{}{}", slow.replace("slow", "other"), slow.replace("slow", "other"));
+        assert!(add_policies(&mut policies, &twice).is_err());
+        assert_eq!(policies.policies().len(), 1);
+        add_policies(&mut policies, &slow.replace("slow", "other")).expect("it is new");
+        assert_eq!(policies.policies().len(), 2);
     }
 }

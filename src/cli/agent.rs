@@ -287,7 +287,14 @@ fn open_log(log: &Log, quiet: bool) -> Result<Box<dyn Write + Send>> {
     match log {
         Log::File(path) => {
             let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-            Ok(Box::new(file.context(|| format!("failed to open the log `{}`", path.display()))?))
+            let file = file.context(|| format!("failed to open the log `{}`", path.display()));
+            Ok(Box::new(file.map_err(|error| {
+                let is_refused = error.kind() == ErrorKind::PermissionDenied;
+                let error = if is_refused { error } else { error.with_kind(ErrorKind::Output) };
+                error.with_hint(
+                    "`log` of the configuration names a file in a folder that is there, or \"stdout\"",
+                )
+            })?))
         }
         Log::Stdout if quiet => Ok(Box::new(std::io::sink())),
         Log::Stdout => Ok(Box::new(std::io::stdout())),

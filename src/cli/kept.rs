@@ -10,6 +10,9 @@ use crate::model::{Profile, date};
 use crate::store::{Filter, Found, StoreReader, StoredRequest, Summary};
 use crate::{Error, ErrorKind, Result};
 
+/// Requests named where several could be meant.
+const MAX_NAMED: usize = 6;
+
 /// The request called `key`.
 ///
 /// Fails with [`ErrorKind::NotFound`] when there is none, and with [`ErrorKind::InvalidInput`] and their names in
@@ -22,9 +25,15 @@ pub(super) fn find(reader: &StoreReader, key: &str) -> Result<Summary> {
         Found::Nothing => Err(Error::new(ErrorKind::NotFound, format!("no request `{key}` is kept"))
             .with_hint("`txprof list` shows those that are")),
         Found::Several(candidates) => {
-            let names: Vec<String> = candidates.iter().map(described).collect();
-            Err(Error::new(ErrorKind::InvalidInput, format!("several requests are called `{key}`"))
-                .with_hint(format!("name one of them: {}", names.join(", "))))
+            let is_whole = |summary: &Summary| summary.request.name == key || summary.request.id == key;
+            let what = match candidates.iter().all(is_whole) {
+                true => "several requests are called",
+                false => "names or ids of several requests begin with",
+            };
+            let names: Vec<String> = candidates.iter().take(MAX_NAMED).map(described).collect();
+            let more = if candidates.len() > MAX_NAMED { " or another of `txprof list`" } else { "" };
+            Err(Error::new(ErrorKind::InvalidInput, format!("{what} `{key}`"))
+                .with_hint(format!("name one of them: {}{more}", names.join(", "))))
         }
     }
 }

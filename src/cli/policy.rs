@@ -24,8 +24,13 @@ pub fn run(command: PolicyCommand) -> Result<ExitCode> {
         }
         PolicyCommand::Add(args) => {
             let toml = read(&args.file)?;
-            let added = ask(&socket_path(args.socket.as_deref())?, &Ask::AddPolicies { toml })
-                .map_err(|error| error.context(format!("`{}`", args.file.display())))?;
+            let added =
+                ask(&socket_path(args.socket.as_deref())?, &Ask::AddPolicies { toml }).map_err(|error| {
+                    match error.kind() {
+                        ErrorKind::InvalidInput => error.context(format!("`{}`", args.file.display())),
+                        _ => error,
+                    }
+                })?;
             let names: Vec<&str> =
                 added["added"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             report::say(&format!("added: {}\n", or_none(&names)));

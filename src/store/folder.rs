@@ -37,7 +37,12 @@ fn folder_of(is_root: bool, variable: impl Fn(&str) -> Option<PathBuf>) -> Resul
 pub(super) fn create(folder: &Path) -> Result<PrivateFolder> {
     let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
     let created = created.map_err(|cause| Error::from_io(format!("folder `{}`", folder.display()), cause));
-    created.map_err(|error| error.with_hint("choose another place with `--store DIR`"))?;
+    created.map_err(|error| {
+        // No such place is not no such target.
+        let kind = Some(ErrorKind::Output).filter(|_| error.kind() == ErrorKind::NotFound);
+        let error = kind.into_iter().fold(error, Error::with_kind);
+        error.with_hint("choose another place with `--store DIR`")
+    })?;
     PrivateFolder::at(folder.to_owned()).ok_or_else(|| {
         let shown = folder.display();
         Error::new(ErrorKind::PermissionDenied, format!("others than its owner may write to `{shown}`"))

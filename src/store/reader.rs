@@ -55,8 +55,14 @@ impl StoreReader {
         let folder = folder.into();
         folder::days(&folder).map_err(|error| {
             let hint = match error.kind() {
-                ErrorKind::NotFound => "say where requests are kept: `--store DIR`",
-                _ => "run it as who has written them, or as root",
+                ErrorKind::NotFound if nix::unistd::geteuid().is_root() => {
+                    "say where requests are kept: `--store DIR`; `txprof agent -p PID` begins to keep some"
+                }
+                ErrorKind::NotFound => {
+                    "say where requests are kept: `--store DIR`; those that root's agent keeps are seen with sudo"
+                }
+                ErrorKind::PermissionDenied => "run it as who has written them, or as root",
+                _ => "say where requests are kept: `--store DIR`, a folder",
             };
             error.with_hint(hint)
         })?;

@@ -41,10 +41,19 @@ impl PolicyError {
         let message = error.message().trim().replace('\n', ", ");
         let (reason, hint) = match (message.split_once("; "), message.split_once(", expected ")) {
             (Some((reason, hint)), _) => (reason, Some(hint.to_owned())),
-            (None, Some((reason, expected))) => (reason, Some(format!("expected {expected}"))),
+            (None, Some((reason, expected))) => (reason, Some(format!("expected {}", plain(expected)))),
             (None, None) => (&*message, None),
         };
         Self { line: offset.map(|offset| line_at(text, offset)), reason: reason.to_owned(), hint }
+    }
+}
+
+/// What is expected, where the crate `toml` calls it by its type in this program.
+fn plain(expected: &str) -> &str {
+    match expected {
+        "i64" | "u64" | "u32" | "usize" => "a whole number",
+        "f64" => "a number",
+        other => other,
     }
 }
 

@@ -400,6 +400,8 @@ mod tests {
             assert_eq!((error.line, error.reason.contains(reason)), (Some(line), true), "{more}: {error:?}");
             assert!(!error.reason.contains('\n') && !error.reason.ends_with('.'), "{error:?}");
         }
+        let text = after("[[policy]]\nname = 'a'\ntype = 'latency'\nthreshold_ms = '200ms'");
+        assert_eq!(text.hint.as_deref(), Some("expected a whole number"));
         assert!(after("treshold_ms = 5").hint.is_some_and(|hint| hint.contains("threshold_ms")));
         assert!(PolicySet::parse(&" ".repeat((1 << 20) + 1)).is_err());
     }
