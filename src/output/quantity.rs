@@ -50,12 +50,15 @@ pub fn size(bytes: u64) -> String {
     format!("{value:.decimals$} {}", units[unit])
 }
 
-/// `30.0 s`, `2 min 05 s`, `1 h 02 min`; below a second `250 ms`.
+/// `30.0 s`, `2 min 05 s`, `1 h 02 min`; below a second `250 ms`. The nearest of up to a minute, else what is over.
 pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
+    let millis = time.saturating_add(Duration::from_micros(500)).as_millis();
+    let tenths = time.saturating_add(Duration::from_millis(50)).as_millis() / 100;
     match seconds {
-        0 => format!("{} ms", time.as_millis()),
-        1..60 => format!("{}.{} s", seconds, time.subsec_millis() / 100),
+        _ if millis < 1000 => format!("{millis} ms"),
+        0..60 if tenths < 600 => format!("{}.{} s", tenths / 10, tenths % 10),
+        0..60 => "1 min 00 s".to_owned(),
         60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
         _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
     }
@@ -95,7 +98,12 @@ mod tests {
         assert_eq!(size(12 << 20), "12.0 MiB");
         assert_eq!(size(214 << 10), "214 KiB");
         assert_eq!(duration(Duration::from_millis(250)), "250 ms");
+        assert_eq!(duration(Duration::from_micros(825_501)), "826 ms");
+        assert_eq!(duration(Duration::from_micros(999_501)), "1.0 s");
+        assert_eq!(duration(Duration::from_millis(1_380)), "1.4 s");
         assert_eq!(duration(Duration::from_millis(30_049)), "30.0 s");
+        assert_eq!(duration(Duration::from_millis(59_950)), "1 min 00 s");
+        assert_eq!(duration(Duration::MAX).split(' ').next_back(), Some("min"));
         assert_eq!(duration(Duration::from_secs(125)), "2 min 05 s");
         assert_eq!(duration(Duration::from_secs(3725)), "1 h 02 min");
         assert!(size(u64::MAX).ends_with("TiB"));
