@@ -381,10 +381,7 @@ mod tests {
                     began_ns: began(*number).expect("it began"),
                     ended_ns: *time_ns,
                     status: *status,
-                    code: attributes
-                        .get("http.response.status_code")
-                        .map(|code| code.to_string())
-                        .unwrap_or_default(),
+                    code: attributes.get("http.response.status_code").cloned().unwrap_or_default().into(),
                 }),
                 _ => None,
             };
