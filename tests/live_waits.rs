@@ -8,8 +8,11 @@ mod support;
 use std::process::Command;
 use std::time::Duration;
 
-use support::{History, Postgres, Target, Waits, built, record, record_json, scratch, shell, turn, txprof};
+use support::{
+    History, Postgres, Target, Wait, Waits, built, record, record_json, scratch, shell, turn, txprof,
+};
 
+const BARE: &str = "[waits without a stack]";
 const WALL: [&str; 4] = ["--per-thread", "--mode", "wall", "-d"];
 
 /// Records `pid` for `seconds` with waits.
@@ -205,7 +208,7 @@ fn short_waits_are_summed() {
         let waits = watch(&target.pid(), "2s", &[]);
         assert_none(&waits.wrong_sums(|_| true));
         let waited = waits.time_ns(|stack| stack.state != "running");
-        let bare = waits.time_ns(|stack| stack.has("[waits without a stack]"));
+        let bare = waits.time_ns(|stack| stack.has(BARE));
         let short = waits.time_ns(|stack| stack.has("[short waits]"));
         println!("{rounds}: {:.4} short, {:.4} without a stack", short / waited, bare / waited);
         assert!(bare / waited < 0.03, "{bare} of {waited}");
@@ -237,6 +240,15 @@ fn every_wait_has_its_stack_where_asked_for() {
             sum("short_count")
         );
         assert!(sum("bare_count") * 100 < told, "{} have none", sum("bare_count"));
+        let is_told =
+            |stack: &&Wait| stack.state != "running" && !stack.has("[short waits]") && !stack.has(BARE);
+        let counted: u64 = waits.stacks.iter().filter(is_told).map(|stack| stack.count).sum();
+        assert_eq!(
+            counted,
+            sum("told_count") + sum("shared_stacks"),
+            "each wait that has a stack counts once"
+        );
+        assert!(sum("shared_stacks") <= sum("sampled_count"));
         (told, sum("sampled_count"))
     };
     let (told, sampled) = of_waits(&["--min-wait", "50us"]);

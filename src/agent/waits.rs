@@ -125,6 +125,7 @@ impl Waits {
             return self.add_sampled(record, &told, capture);
         }
         self.end_gil(key, capture);
+        self.sums_of(record).times.told_count += 1;
         if record.is_gil {
             let wait = GilWait::new(told.root.clone(), record.tid, user, coroutine);
             self.pending.entry(key).or_default().gil = Some((record.sequence, wait));
@@ -146,8 +147,9 @@ impl Waits {
         if let Some(told) = pending.open.take_if(|told| told.sequence == record.sequence) {
             self.end_gil(key, capture);
             let queue = capture.extend(told.user, std::iter::once(RawFrame::Wait(WaitFrame::Queue)));
-            let preempted = &mut self.sums_of(record).preempted;
-            *preempted.entry((ThreadState::Queued, queue)).or_default() += record.queue_ns;
+            let sums = self.sums_of(record);
+            sums.times.told_count += 1;
+            sums.preempted.entry((ThreadState::Queued, queue)).or_default().weight_ns += record.queue_ns;
             return self.add_told(record, &told, capture);
         }
         if let Some((_, wait)) = pending.gil.as_ref().filter(|(sequence, _)| *sequence == record.sequence) {
@@ -176,9 +178,13 @@ impl Waits {
         let stood_for = u128::from(record.stands_for_ns);
         let part = |ns: u64| u64::try_from(u128::from(ns) * stood_for / u128::from(total)).unwrap_or(0);
         let sampled = &mut self.sums_of(record).sampled;
-        for (state, stack, ns) in pieces {
+        let longest = (0..pieces.len()).max_by_key(|index| pieces[*index].2);
+        for (index, (state, stack, ns)) in pieces.into_iter().enumerate() {
             capture.add_share(&told.root, stack, state, told.tally(record, part(ns)));
-            *sampled.entry((state, stack)).or_default() += part(ns);
+            let share = sampled.entry((state, stack)).or_default();
+            share.weight_ns += part(ns);
+            // It is one wait.
+            share.count += u64::from(longest == Some(index));
         }
     }
 
@@ -209,7 +215,10 @@ impl Waits {
             return;
         }
         let stack = capture.extend(told.user, std::iter::once(RawFrame::Wait(WaitFrame::Queue)));
-        capture.add(&told.root, stack, ThreadState::Queued, told.tally(record, record.queue_ns));
+        // It is counted where it was blocked, if it was.
+        let count = u64::from(record.blocked_ns == 0 && !record.is_gil);
+        let tally = Tally { count, ..told.tally(record, record.queue_ns) };
+        capture.add(&told.root, stack, ThreadState::Queued, tally);
         self.sums_of(record).told_queue_ns += record.queue_ns;
     }
 
@@ -425,8 +434,17 @@ impl Waits {
     }
 }
 
-/// Stacks by what the thread was about in them, and what they weigh among each other.
-type Stacks = BTreeMap<(ThreadState, CaughtStack), u64>;
+/// Stacks by what the thread was about in them.
+type Stacks = BTreeMap<(ThreadState, CaughtStack), Share>;
+
+/// What a stack has of those that share a time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    /// What it weighs among them.
+    weight_ns: u64,
+    /// Waits that had it and are not counted elsewhere.
+    count: u64,
+}
 
 /// Gives the time of waits of which only some have a stack to these stacks, in proportion. Without any it is as that of
 /// waits that were too short.
@@ -455,11 +473,12 @@ fn spread_sampled(sums: &mut Sums, capture: &mut Capture) {
 
 /// Divides `wanted` among `stacks`. `false` where there are none.
 fn spread(stacks: &Stacks, wanted: u64, sums: &mut Sums, capture: &mut Capture) -> bool {
-    let weights: Vec<u64> = stacks.values().copied().collect();
+    let weights: Vec<u64> = stacks.values().map(|share| share.weight_ns).collect();
     let Some(shares) = shares(&weights, wanted) else { return false };
     let root = root_of(&sums.times);
-    for ((state, stack), weight_ns) in stacks.keys().zip(shares) {
-        capture.add(&root, *stack, *state, Tally { weight_ns, ..Tally::default() });
+    for (((state, stack), Share { count, .. }), weight_ns) in stacks.iter().zip(shares) {
+        capture.add(&root, *stack, *state, Tally { count: *count, weight_ns, ..Tally::default() });
+        sums.times.shared_stacks += count;
         if *state == ThreadState::Gil {
             sums.times.gil_ns += weight_ns;
         }
@@ -488,7 +507,7 @@ fn add_rest(sums: &mut Sums, capture: &mut Capture) {
         (WaitFrame::Bare, ThreadState::Queued, bare_queue_ns, 0),
     ];
     for (frame, state, weight_ns, count) in parts {
-        add_bare(times, frame, state, weight_ns, count, capture);
+        add_bare(times, frame, state, weight_ns, count.max(1), capture);
     }
 }
 
@@ -511,7 +530,7 @@ fn add_bare(
     }
     let stack = CaughtStack::empty(crate::model::Outcome::Complete, false);
     let stack = capture.extend(stack, frames.into_iter());
-    capture.add(&root, stack, state, Tally { count: count.max(1), weight_ns, ..Tally::default() });
+    capture.add(&root, stack, state, Tally { count, weight_ns, ..Tally::default() });
 }
 
 /// Whether the thread that ran ended the wait, not what interrupted it. What is sent to this very machine arrives in a

@@ -12,8 +12,8 @@ use super::exit_code::ExitCode;
 use super::output_file::Written;
 use super::thread_table;
 use crate::Error;
-use crate::model::{Cost, Profile, ThreadState};
-use crate::output::quantity::{count, counted, duration, percent, size};
+use crate::model::{Cost, Profile};
+use crate::output::quantity::{count, counted, duration, percent, seen, size};
 
 /// Prints `lines` to standard error. That nobody listens is no failure.
 pub fn say(lines: &str) {
@@ -70,20 +70,14 @@ fn usage_lines(rendered: &str, help: &str) -> String {
 /// why, at what cost, what else the user should know.
 pub fn end_lines(profile: &Profile, written: &Written) -> String {
     let recording = &profile.recording;
-    let samples = profile.sample_count();
     let mut lines = format!("wrote {} ({})\n", printable(&written.label), size(written.size_bytes));
     let outcomes = profile.outcomes();
-    let waits: u64 =
-        profile.samples.iter().filter(|sample| sample.state != ThreadState::Running).map(|s| s.count).sum();
-    let seen = match recording.mode.has_waits() {
-        true => format!("{} and {}", counted(samples - waits, "sample"), counted(waits, "wait")),
-        false => counted(samples, "sample"),
-    };
     let _ = writeln!(
         lines,
-        "  {seen} in {}, {} complete",
+        "  {} in {}, {} complete",
+        seen(profile),
         duration(Duration::from_nanos(recording.elapsed_ns)),
-        percent(profile.complete_count(), samples),
+        percent(profile.complete_count(), profile.stack_count()),
     );
     for (outcome, number) in outcomes.iter().filter(|(outcome, n)| !outcome.is_complete() && **n > 0) {
         let _ = writeln!(lines, "  {} × {}", count(*number), outcome.text());
@@ -223,6 +217,7 @@ pub(super) fn printable(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+    use crate::model::{Mode, Outcome, Recording, Root, Sample, StackId, ThreadState, ThreadTimes};
 
     /// Progress tells time, samples and losses, and the planned end where there is one.
     #[test]
@@ -240,6 +235,40 @@ mod tests {
     fn errors_are_one_printable_line_and_a_hint() {
         let error = Error::new(ErrorKind::NotFound, "no process `\u{1b}[2J\n`").with_hint("try `ps`");
         assert_eq!(error_lines(&error), "error: no process `\u{fffd}[2J\u{fffd}`\nhint: try `ps`\n");
+    }
+
+    /// Waits are told as many as there were, whether they have a stack or not; what is incomplete is a part of the stacks.
+    #[test]
+    fn waits_are_those_that_there_were() {
+        let sample = |state, outcome, count| Sample {
+            root: Root::default(),
+            stack: StackId(0),
+            outcome,
+            state,
+            holds_gil: false,
+            is_idle: false,
+            count,
+            weight_ns: 1,
+        };
+        let times =
+            ThreadTimes { told_count: 20, short_count: 5000, bare_count: 3, ..ThreadTimes::default() };
+        let busy =
+            ThreadTimes { told_count: 4, sampled_count: 200, shared_stacks: 6, ..ThreadTimes::default() };
+        let samples = vec![
+            sample(ThreadState::Running, Outcome::Complete, 70),
+            sample(ThreadState::Blocked, Outcome::ReadFailed, 10),
+            sample(ThreadState::Blocked, Outcome::Complete, 5023),
+        ];
+        let recording = Recording { mode: Mode::Wall, elapsed_ns: 1_000_000_000, ..Recording::default() };
+        let stacks = vec![Vec::new()];
+        let threads = vec![times, busy];
+        let mut profile = Profile { recording, stacks, samples, threads, ..Profile::default() };
+        let written = Written { label: "a".to_owned(), size_bytes: 1 };
+        let line = |profile: &Profile| end_lines(profile, &written).lines().nth(1).map(str::to_owned);
+        let expected = "  70 samples and 5,227 waits (30 with a stack) in 1.0 s, 90.0 % complete";
+        assert_eq!(line(&profile).as_deref(), Some(expected));
+        profile.recording.mode = Mode::Cpu;
+        assert!(line(&profile).is_some_and(|line| line.starts_with("  5,103 samples in 1.0 s, 99.80 %")));
     }
 
     /// Where the kernel does not tell the run time of BPF programs, the cost says so.

@@ -46,7 +46,8 @@ pub struct Sample {
     pub holds_gil: bool,
     /// Whether the thread waited because it had nothing to do.
     pub is_idle: bool,
-    /// How often this was observed; of waits, how many there were.
+    /// How often this was observed; of waits, how many there were, each counted once: one that was blocked, then queued, among
+    /// the blocked ones.
     pub count: u64,
     /// What it counts for, in nanoseconds: the sum of the sampling periods, of waits how long they took.
     pub weight_ns: u64,
@@ -194,11 +195,32 @@ impl Profile {
         outcomes
     }
 
-    /// Samples whose stack reaches the thread's start without a gap.
+    /// Samples of threads that ran.
+    pub fn running_count(&self) -> u64 {
+        let running = self.samples.iter().filter(|sample| sample.state == ThreadState::Running);
+        running.map(|sample| sample.count).sum()
+    }
+
+    /// How many waits there were, and how many of them had their stack taken; `None` where they were not counted.
+    pub fn wait_counts(&self) -> Option<(u64, u64)> {
+        let sum = |of: fn(&ThreadTimes) -> u64| self.threads.iter().map(of).fold(0, u64::saturating_add);
+        let (waits, stacks) = (sum(ThreadTimes::wait_count), sum(ThreadTimes::stack_count));
+        (self.recording.mode.has_waits() && waits > 0).then_some((waits, stacks))
+    }
+
+    /// Stacks that were taken: of samples, and of waits.
+    pub fn stack_count(&self) -> u64 {
+        match self.wait_counts() {
+            Some((_, stacks)) => self.running_count().saturating_add(stacks),
+            None => self.sample_count(),
+        }
+    }
+
+    /// Of these, those that reach the thread's start without a gap. What has no stack lacks nothing either.
     pub fn complete_count(&self) -> u64 {
-        let complete = self.samples.iter().filter(|sample| sample.outcome.is_complete());
-        let reaching: u64 = complete.map(|sample| sample.count).sum();
-        reaching - self.gaps().values().sum::<u64>()
+        let cut = self.samples.iter().filter(|sample| !sample.outcome.is_complete());
+        let cut: u64 = cut.map(|sample| sample.count).sum();
+        self.stack_count().saturating_sub(cut + self.gaps().values().sum::<u64>())
     }
 
     /// Samples whose stack reaches the thread's start, but lacks frames in between, by the marker that says why;

@@ -37,6 +37,9 @@ pub struct ThreadTimes {
     pub blocked_ns: u64,
     /// Of that, for the lock of its Python interpreter, in waits that have a stack.
     pub gil_ns: u64,
+    /// How many waits have a stack for themselves.
+    #[serde(default)]
+    pub told_count: u64,
     /// Of the waits, those that were too short for a stack.
     pub short_ns: u64,
     /// How many of these there were.
@@ -47,6 +50,9 @@ pub struct ThreadTimes {
     /// How many of these there were.
     #[serde(default)]
     pub sampled_count: u64,
+    /// How many stacks these share.
+    #[serde(default)]
+    pub shared_stacks: u64,
     /// Of the waits, those that have no stack for any other reason.
     pub bare_ns: u64,
     /// How many of these there were, as far as they were counted one by one.
@@ -57,6 +63,17 @@ impl ThreadTimes {
     /// All of its time.
     pub fn total_ns(&self) -> u64 {
         self.run_ns.saturating_add(self.queue_ns).saturating_add(self.blocked_ns)
+    }
+
+    /// How many waits there were, as far as they were counted.
+    pub fn wait_count(&self) -> u64 {
+        let parts = [self.told_count, self.sampled_count, self.short_count, self.bare_count];
+        parts.into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// How many of them had their stack taken.
+    pub fn stack_count(&self) -> u64 {
+        self.told_count.saturating_add(self.shared_stacks)
     }
 }
 

@@ -50,14 +50,15 @@
 //!               indices into roots and stacks, an outcome's number, what the
 //!               thread was about ("running" if missing, "queued", "blocked",
 //!               "gil"), whether it held its Python interpreter's lock, whether
-//!               it waited for work (both false if missing), how often this was seen, and the time that it
-//!               stands for
+//!               it waited for work (both false if missing), how often this was seen (each wait once: one
+//!               that was blocked, then queued, as blocked), and the time that it stands for
 //! threads?      [{process, name, pid, tid, run_ns, queue_ns, blocked_ns, gil_ns,
-//!               short_ns, short_count, sampled_ns, sampled_count, bare_ns,
-//!               bare_count}]: how each thread spent its time, where waits are
-//!               seen: run, queue and blocked together are all of it; gil is
-//!               part of blocked; of the waits, sampled share the stacks of some
-//!               of them, short and bare have none, being too short or lost
+//!               told_count, short_ns, short_count, sampled_ns, sampled_count,
+//!               shared_stacks, bare_ns, bare_count}]: how each thread spent its
+//!               time, where waits are seen: run, queue and blocked together are
+//!               all of it; gil is part of blocked; of the waits, told have a
+//!               stack each, sampled share so many of some of them, short and
+//!               bare have none, being too short or lost
 //! ```
 //!
 //! A sample's weight is the sum of the periods in force when it was taken, so

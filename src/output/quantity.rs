@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::model::Profile;
+
 /// `2,970`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -18,6 +20,17 @@ pub fn count(number: u64) -> String {
 /// `1 sample`, `2,970 samples`.
 pub fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// `2,970 samples`; where waits were counted, `988 samples and 5,310 waits (125 with a stack)`.
+pub fn seen(profile: &Profile) -> String {
+    match profile.wait_counts() {
+        Some((waits, stacks)) => {
+            let samples = counted(profile.running_count(), "sample");
+            format!("{samples} and {} ({} with a stack)", counted(waits, "wait"), count(stacks))
+        }
+        None => counted(profile.sample_count(), "sample"),
+    }
 }
 
 /// `part` of `whole` in percent: `99.6 %`. Shows `100 %` and `0 %` only when

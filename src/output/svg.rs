@@ -240,8 +240,8 @@ fn summary(profile: &Profile) -> String {
     let mut text = format!(
         "{} · {}, {} complete, {} lost · {}",
         quantity::duration(Duration::from_nanos(recording.elapsed_ns)),
-        quantity::counted(samples, "sample"),
-        quantity::percent(profile.complete_count(), samples),
+        quantity::seen(profile),
+        quantity::percent(profile.complete_count(), profile.stack_count()),
         quantity::percent(lost, samples.saturating_add(lost)),
         date::utc(recording.started_unix_ns / 1_000_000_000),
     );
