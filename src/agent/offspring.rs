@@ -13,9 +13,10 @@ use super::requests::StackAt;
 use super::shares::shares;
 use crate::transaction::timeline::{Measure, Moment, Timeline};
 
-/// Pieces of all of them, of a request, 48 bytes each; further ones are not told.
+/// Pieces of all of them, of a request, 48 bytes each; further ones are not told: of who
+/// began last, what it did first.
 const MAX_PIECES: usize = 1 << 16;
-/// Times that a piece is held against a wait, some 2 ns each. Waits that come behind that are not taken apart.
+/// Times that a piece is held against a wait, some 2 ns each: 8 ms. Waits that come behind that are not taken apart.
 const MAX_LOOKS: usize = 1 << 22;
 
 /// The time in which one of them worked for the request.
@@ -65,10 +66,29 @@ impl Piece {
     }
 }
 
+/// What of them is not told, of one request or of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct OffspringLosses {
+    /// Pieces that found no room.
+    pub pieces: u64,
+    /// Waits that were not taken apart.
+    pub waits: u64,
+}
+
+impl OffspringLosses {
+    /// Adds those of one more request.
+    pub(super) fn add(&mut self, more: Self) {
+        self.pieces += more.pieces;
+        self.waits += more.waits;
+    }
+}
+
 /// All of them, of one request.
 #[derive(Debug, Default)]
 pub(super) struct Offspring {
     pieces: Vec<Piece>,
+    /// What is not told of it so far.
+    pub losses: OffspringLosses,
     /// The times in which at least one of them worked, ascending.
     stretches: Vec<(u64, u64)>,
     looks: usize,
@@ -89,7 +109,10 @@ impl Offspring {
             let moments = timeline.between(work.tid, work.from_ns, work.to_ns);
             moments.filter_map(move |moment| Piece::new(&work, moment))
         };
-        Self { pieces: works.into_iter().flat_map(of_work).take(MAX_PIECES).collect(), stretches, looks: 0 }
+        let mut all = works.into_iter().flat_map(of_work);
+        let pieces = all.by_ref().take(MAX_PIECES).collect();
+        let losses = OffspringLosses { pieces: all.count() as u64, waits: 0 };
+        Self { pieces, losses, stretches, looks: 0 }
     }
 
     /// What they did at all: thread, stack and nanoseconds, together at most as long as at least one of them worked.
@@ -105,10 +128,12 @@ impl Offspring {
         within.map(|(began_ns, ended_ns)| ended_ns.min(&to_ns).saturating_sub(*began_ns.max(&from_ns))).sum()
     }
 
-    /// What they did in a wait of the responder: thread, stack and nanoseconds, together at most as long as the wait.
+    /// What they did in a wait of the responder: thread, stack and nanoseconds, together at most as long as the wait. Nothing
+    /// of a wait that counts as lost.
     pub(super) fn during(&mut self, from_ns: u64, to_ns: u64) -> Vec<(u32, StackAt, u64)> {
         self.looks = self.looks.saturating_add(self.pieces.len());
         if self.looks > MAX_LOOKS {
+            self.losses.waits += 1;
             return Vec::new();
         }
         let done = self.pieces.iter().map(|piece| (piece, piece.within(from_ns, to_ns)));
@@ -155,5 +180,28 @@ mod tests {
         assert_eq!(during(45, 55), [(0, 10)]);
         assert_eq!(during(160, 200), []);
         assert_eq!(during(49, 101).iter().map(|(_, ns)| ns).sum::<u64>(), 31);
+        assert_eq!(offspring.losses, OffspringLosses::default());
+    }
+
+    /// Pieces and waits that are too many are counted.
+    #[test]
+    fn what_finds_no_room_is_counted() {
+        let mut timeline = Timeline::new(64 << 20);
+        let stack = StackAt { epoch: 0, stack: CaughtStack::empty(Outcome::Complete, false) };
+        let state = ThreadState::Running;
+        let (measure, count, weight) = (Measure::Tick, 1, 1);
+        for at_ns in 0..MAX_PIECES as u64 + 5 {
+            timeline.push(7, Moment { at_ns, state, measure, stack, coroutine: None, count, weight });
+        }
+        let work = Work { thread: 0, tid: 7, from_ns: 0, to_ns: u64::MAX };
+        let mut offspring = Offspring::new(vec![work], &timeline);
+        assert_eq!(offspring.losses, OffspringLosses { pieces: 5, waits: 0 });
+        let waits = MAX_LOOKS / MAX_PIECES;
+        let told: Vec<usize> =
+            (5..waits as u64 + 7).map(|at_ns| offspring.during(at_ns, at_ns + 1).len()).collect();
+        assert_eq!((&told[..waits], &told[waits..]), (&vec![1; waits][..], &[0, 0][..]));
+        let mut losses = OffspringLosses { pieces: 1, waits: 1 };
+        losses.add(offspring.losses);
+        assert_eq!(losses, OffspringLosses { pieces: 6, waits: 3 });
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::capture::{Capture, CaughtStack, RawFrame, Tally, WaitFrame};
-use super::offspring::Offspring;
+use super::offspring::{Offspring, OffspringLosses};
 use super::requests::StackAt;
 use super::shares::shares;
 use crate::model::{Outcome, Request, Root, ThreadState, ThreadSums};
@@ -167,6 +167,11 @@ impl<'a> RequestProfile<'a> {
         if weight_ns > 0 {
             self.capture.add(self.root, stack, state, Tally { count, weight_ns, ..Tally::default() });
         }
+    }
+
+    /// What of other threads' work is not told.
+    pub(super) fn offspring_losses(&self) -> OffspringLosses {
+        self.offspring.losses
     }
 
     /// Adds what has no stack and weighs what ran, so that the sum is the time of `finished`; tells `request` where

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::capture::{Capture, CaughtStack, Observation, RawFrame, Tally};
 use super::minute::Minute;
-use super::offspring::{Offspring, Work};
+use super::offspring::{Offspring, OffspringLosses, Work};
 use super::pool::{Call, Queue, Told};
 use super::wait_names::WaitNames;
 use super::waits::has_woken;
@@ -85,6 +85,8 @@ pub(super) struct Requests {
     /// Who answered each thread's query last, and when.
     backends: HashMap<u32, (u32, u64)>,
     pub losses: RequestLosses,
+    /// Of what threads did for requests beside their own.
+    pub offspring_losses: OffspringLosses,
     /// Requests that ended so far.
     pub count: u64,
     events: Vec<LaneEvent>,
@@ -111,6 +113,7 @@ impl Requests {
             minute: Minute::default(),
             backends: HashMap::new(),
             losses: RequestLosses::default(),
+            offspring_losses: OffspringLosses::default(),
             count: 0,
             events: Vec::new(),
         }

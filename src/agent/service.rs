@@ -218,6 +218,7 @@ impl Service {
         let lost = requests.map(|requests| requests.losses).unwrap_or_default();
         let untracked = requests.map_or(0, |requests| requests.tracker.refused);
         let errands = requests.map(|requests| requests.errands.losses).unwrap_or_default();
+        let offspring = requests.map(|requests| requests.offspring_losses).unwrap_or_default();
         let own = [
             (
                 "requests_not_written",
@@ -235,6 +236,16 @@ impl Service {
                 "requests_errands",
                 errands.requests,
                 "requests may lack work of pools' threads: too much was done since they began",
+            ),
+            (
+                "offspring",
+                offspring.pieces,
+                "stacks of other threads that worked for a request are not in it: too many of one",
+            ),
+            (
+                "requests_waits",
+                offspring.waits,
+                "waits of requests are told without what other threads did meanwhile: too many of one",
             ),
             ("sync", lost.lost_sync, "times that a connection made no sense"),
             ("transfers", counters.lane_lost, "transfers lost: the ring was full"),
@@ -496,6 +507,7 @@ impl Replay {
         let whose = Whose { root: &root, coroutine: span.coroutine, offspring };
         let mut profile = RequestProfile::new(whose, moments, |at| requests.frames_of(capture, *at));
         profile.complete(finished, request);
+        requests.offspring_losses.add(profile.offspring_losses());
         waits.names.rename_those_in(profile.capture.frames(), thread_names);
         profile.capture
     }
