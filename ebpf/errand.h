@@ -107,23 +107,26 @@ static __noinline int give_errand(struct task_struct *task, struct thread *threa
 	if (emit_errand(scratch))
 		count(COUNTER_RING_FULL, 1);
 	else
-		thread->on_errand = ERRAND_ENDS;
+		thread->on_errand = ERRAND_ENDS + 1;
 	return 0;
 }
 
+/* It tells something that is not seen: that may have been the end of the errand, and what comes later may be of another one. */
+static __always_inline void give_up_errand(struct thread *thread)
+{
+	thread->on_errand = 0;
+	count(COUNTER_ERRANDS_UNSEEN, 1);
+}
+
 /* Tells where `thread`, the current one, of process `pid`, is as it tells a loop something. What cannot be told is never made
- * up for: what comes later may be of another errand. */
+ * up for. */
 static __always_inline void tell_loop(struct scratch *scratch, struct thread *thread, __u32 pid, __u64 now)
 {
-	__u32 ends = thread->on_errand - 1;
 	struct task_struct *task = bpf_get_current_task_btf();
-	thread->on_errand = 0;
-	if (begin_errand(scratch, pid, task->pid, now) || note_errand_calls(scratch, task, ERRAND_FRAMES, now))
+	if (--thread->on_errand && !begin_errand(scratch, pid, task->pid, now) &&
+	    !note_errand_calls(scratch, task, ERRAND_FRAMES, now) && !emit_errand(scratch))
 		return;
-	if (emit_errand(scratch))
-		count(COUNTER_RING_FULL, 1);
-	else
-		thread->on_errand = ends;
+	give_up_errand(thread);
 }
 
 /* The current thread, of process `pid`, has sent one byte: as asyncio does to tell a loop. */
@@ -134,7 +137,7 @@ static __noinline int tell_by_byte(__u32 pid)
 		return 0;
 	struct scratch *scratch = find_scratch(CONTEXT_EXIT);
 	if (!scratch || __sync_lock_test_and_set(&scratch->is_busy, 1)) {
-		thread->on_errand = 0;
+		give_up_errand(thread);
 		return 0;
 	}
 	tell_loop(scratch, thread, pid, bpf_ktime_get_ns());

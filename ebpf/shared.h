@@ -440,7 +440,8 @@ enum counter {
 	COUNTER_SWITCHES_MENDED = 10, /* times that a thread came to a CPU or left it unseen */
 	COUNTER_TLS = 11, /* connections to targets that began with TLS: what is asked there is not seen */
 	COUNTER_HTTP2 = 12, /* likewise with HTTP/2 */
-	COUNTER_COUNT = 13,
+	COUNTER_ERRANDS_UNSEEN = 13, /* times that a thread on an errand told a loop something that was not seen */
+	COUNTER_COUNT = 14,
 };
 
 #endif

@@ -46,7 +46,7 @@ struct thread {
 	__u8 flags;          /* WAIT_* of that */
 	__u8 kernel_count;
 	__u8 due;            /* enum verdict: a stack that was asked for; 0: none */
-	__u8 on_errand;      /* see errand.h: how often it may still be told that it tells a loop something */
+	__u8 on_errand;      /* see errand.h: 1 more than how often it may still be told that it tells a loop something */
 	/* The wait under way: until the thread is back in user mode, or since it was told open. */
 	__u64 wait_began_ns, wait_queue_ns, wait_blocked_ns;
 	__u64 short_queue_ns, short_blocked_ns;

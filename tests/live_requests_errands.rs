@@ -95,16 +95,19 @@ struct Load {
 
 const ONE: Load = Load { count: 40, connections: 1 };
 
+/// Asks for the work of all `paths` and for some before that, which make the pool known.
+fn ask_for(server: &Server, number: usize, Load { count, connections }: Load) {
+    let paths: Vec<&'static str> =
+        (0..PATHS).map(|number| &*Box::leak(format!("/{number}").into_boxed_str())).collect();
+    ask_many(server.port, &format!("first{number}"), &paths, FIRST.min(count), connections, 1);
+    ask_many(server.port, &format!("then{number}"), &paths, count, connections, 1);
+}
+
 /// What the requests of each load have of their pool's threads. Fails where a stack is another one's, or the sum is not the
 /// latency.
 fn ask(name: &str, server: &Server, loads: &[Load]) -> Vec<Sums> {
-    let paths: Vec<&'static str> =
-        (0..PATHS).map(|number| &*Box::leak(format!("/{number}").into_boxed_str())).collect();
     let agent = Agent::watch(&server.target.pid());
-    for (number, Load { count, connections }) in loads.iter().enumerate() {
-        ask_many(server.port, &format!("first{number}"), &paths, FIRST.min(*count), *connections, 1);
-        ask_many(server.port, &format!("then{number}"), &paths, *count, *connections, 1);
-    }
+    loads.iter().enumerate().for_each(|(number, load)| ask_for(server, number, *load));
     let kept = agent.finish();
     assert_eq!(kept.losses(), [""; 0], "{}", kept.stderr);
     let stored = kept.stored();
@@ -162,5 +165,23 @@ fn work_from_a_shared_queue_is_never_mistaken() {
         for sums in &sums {
             assert!(are_certain(sums), "{} of {} have their work", sums.worked, sums.bound);
         }
+    }
+}
+
+/// Work that tells its loop more than is looked at is not taken for done, and that its end was not seen is told; what tells a
+/// little less is seen.
+#[test]
+fn work_that_tells_too_much_is_told_as_lost() {
+    let Some(_turn) = turn() else { return };
+    let all = python_versions();
+    let newest = all.last().expect("there is a Python");
+    for (tellings, is_lost) in [("60", false), ("70", true)] {
+        let server = start_server(newest, "errand_server.py", &["{port}", "12", tellings]);
+        let agent = Agent::watch(&server.target.pid());
+        ask_for(&server, 0, ONE);
+        let kept = agent.finish();
+        let losses = kept.losses();
+        assert!(losses.iter().all(|line| line.contains(" loss=errands_unseen ")), "{losses:?}");
+        assert_eq!(!losses.is_empty(), is_lost, "{tellings}: {losses:?}");
     }
 }

@@ -238,6 +238,11 @@ impl Service {
                 "requests may lack work of pools' threads: too much was done since they began",
             ),
             (
+                "errands_unseen",
+                counters.errands_unseen,
+                "times that it was not seen whether a thread of a pool had done its work",
+            ),
+            (
                 "offspring",
                 offspring.pieces,
                 "stacks of other threads that worked for a request are not in it: too many of one",

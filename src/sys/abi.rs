@@ -24,7 +24,7 @@ pub const CODE_FILE_BYTES: usize = 512;
 /// Set in the `task` of a sample whose task has a number only.
 pub const TASK_NUMBERED: u64 = 1 << 63;
 /// Number of `counters`.
-pub const COUNTER_COUNT: usize = 13;
+pub const COUNTER_COUNT: usize = 14;
 
 /// `enum counter`: what the kernel side counts, summed over CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct Counters {
     pub tls: u64,
     /// Connections to targets that began with HTTP/2.
     pub http2: u64,
+    /// Times that a thread on an errand told a loop something that was not seen.
+    pub errands_unseen: u64,
 }
 
 impl Counters {
@@ -75,6 +77,7 @@ impl Counters {
             switches_mended,
             tls,
             http2,
+            errands_unseen,
         ] = values;
         Self {
             samples,
@@ -90,6 +93,7 @@ impl Counters {
             switches_mended,
             tls,
             http2,
+            errands_unseen,
         }
     }
 }
