@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::capture::{Capture, RawFrame, Sum};
-use super::naming::{Places, name_each};
+use super::capture::{Capture, RawFrame};
+use super::naming::{Places, name_each, spell_out};
 use super::replay::Replay;
-use crate::model::{Frame, Profile, Sample, StackId};
+use crate::model::{Frame, Profile};
 use crate::symbolize::Config;
 
 /// Frames whose names are remembered, some 200 bytes each; beyond it all are asked for anew.
@@ -26,37 +26,18 @@ impl FrameNames {
     /// The frames, stacks and samples of `capture`, named.
     pub(super) fn profile(&mut self, capture: &Capture, replay: &Replay) -> Profile {
         self.learn(capture, replay);
-        let known = &self.known;
-        let mut profile = Profile::default();
+        let mut frames = Vec::new();
         let mut numbers: HashMap<&Frame, u32> = HashMap::new();
-        let mut stacks = HashMap::new();
-        for Sum { root, node, outcome, state, holds_gil, is_idle, tally } in capture.samples() {
-            let stack = *stacks.entry(node).or_insert_with(|| {
-                let frames = capture.stack(node).filter_map(|frame| known.get(&frame)).flatten();
-                let frames = frames.map(|frame| {
-                    *numbers.entry(frame).or_insert_with(|| {
-                        profile.frames.push(frame.clone());
-                        profile.frames.len() as u32 - 1
-                    })
-                });
-                let frames = frames.collect();
-                profile.stacks.push(frames);
-                StackId(profile.stacks.len() as u32 - 1)
-            });
-            let (count, weight_ns) = (tally.count, tally.weight_ns);
-            let root = root.clone();
-            profile.samples.push(Sample {
-                root,
-                stack,
-                outcome,
-                state,
-                holds_gil,
-                is_idle,
-                count,
-                weight_ns,
-            });
-        }
-        profile
+        let (stacks, samples) = spell_out(capture, |raw, spelled| {
+            let known = self.known.get(&raw).into_iter().flatten();
+            spelled.extend(known.map(|frame| {
+                *numbers.entry(frame).or_insert_with(|| {
+                    frames.push(frame.clone());
+                    frames.len() as u32 - 1
+                })
+            }));
+        });
+        Profile { frames, stacks, samples, ..Profile::default() }
     }
 
     /// Asks for the names of frames that were not seen before, or may have another by now. Lines of source and inlined calls

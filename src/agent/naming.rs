@@ -48,7 +48,10 @@ pub(super) fn name(
     step: &mut dyn FnMut(&str),
 ) -> Named {
     let raw: BTreeSet<RawFrame> = capture.frames().collect();
-    spell_out(capture, names_of(&raw, places, config, step))
+    let Names { numbers, of_raw, warnings } = names_of(&raw, places, config, step);
+    let (stacks, samples) =
+        spell_out(capture, |raw, spelled| spelled.extend(of_raw.get(&raw).into_iter().flatten()));
+    Named { frames: by_number(numbers), stacks, samples, warnings }
 }
 
 /// What each of `raw` is called; some are several calls, inlined into one another.
@@ -57,12 +60,10 @@ pub(super) fn name_each(
     places: Places<'_>,
     config: Config,
 ) -> Vec<(RawFrame, Vec<Frame>)> {
-    let names = names_of(raw, places, config, &mut |_| {});
-    let mut frames: Vec<(&Frame, u32)> =
-        names.numbers.iter().map(|(frame, number)| (frame, *number)).collect();
-    frames.sort_unstable_by_key(|(_, number)| *number);
-    let frame_of = |number: &u32| frames[*number as usize].0.clone();
-    names.of_raw.iter().map(|(raw, numbers)| (*raw, numbers.iter().map(frame_of).collect())).collect()
+    let Names { numbers, of_raw, .. } = names_of(raw, places, config, &mut |_| {});
+    let frames = by_number(numbers);
+    let frame_of = |number: &u32| frames[*number as usize].clone();
+    of_raw.iter().map(|(raw, numbers)| (*raw, numbers.iter().map(frame_of).collect())).collect()
 }
 
 fn names_of(
@@ -207,22 +208,29 @@ impl Names {
     }
 }
 
-fn spell_out(capture: &Capture, names: Names) -> Named {
-    let mut frames: Vec<(Frame, u32)> = names.numbers.into_iter().collect();
+fn by_number(numbers: AHashMap<Frame, u32>) -> Vec<Frame> {
+    let mut frames: Vec<(Frame, u32)> = numbers.into_iter().collect();
     frames.sort_unstable_by_key(|(_, number)| *number);
-    let frames = frames.into_iter().map(|(frame, _)| frame).collect();
-    let mut named = Named { frames, warnings: names.warnings, ..Named::default() };
+    frames.into_iter().map(|(frame, _)| frame).collect()
+}
+
+/// The stacks of `capture`, leaf first, each once, and its samples. `spell` adds the numbers of what a frame stands for.
+pub(super) fn spell_out(
+    capture: &Capture,
+    mut spell: impl FnMut(RawFrame, &mut Vec<u32>),
+) -> (Vec<Vec<u32>>, Vec<Sample>) {
+    let (mut stacks, mut samples) = (Vec::new(), Vec::new());
     let mut stack_ids = HashMap::new();
     for Sum { root, node, outcome, state, holds_gil, is_idle, tally } in capture.samples() {
         let stack = *stack_ids.entry(node).or_insert_with(|| {
-            let raw = capture.stack(node);
-            let frames = raw.filter_map(|frame| names.of_raw.get(&frame)).flatten().copied().collect();
-            named.stacks.push(frames);
-            StackId(named.stacks.len() as u32 - 1)
+            let mut spelled = Vec::new();
+            capture.stack(node).for_each(|raw| spell(raw, &mut spelled));
+            stacks.push(spelled);
+            StackId(stacks.len() as u32 - 1)
         });
         let (count, weight_ns) = (tally.count, tally.weight_ns);
         let root = root.clone();
-        named.samples.push(Sample { root, stack, outcome, state, holds_gil, is_idle, count, weight_ns });
+        samples.push(Sample { root, stack, outcome, state, holds_gil, is_idle, count, weight_ns });
     }
-    named
+    (stacks, samples)
 }
