@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
@@ -90,6 +91,30 @@ impl Agent {
     /// Of `txprof` itself, which `timeout` has started.
     fn pid(&self) -> u32 {
         procfs::descendants(&[self.child.id()]).expect("there is /proc")[0]
+    }
+
+    /// From here on it may have so many files open, or only those that it has.
+    fn allow_files(&self, files: u32) {
+        let mut command = Command::new("prlimit");
+        command.args(["--pid", &self.pid().to_string(), &format!("--nofile={files}:")]);
+        assert!(command.status().expect("it is there").success());
+    }
+
+    /// The numbers of its open files, once they have not changed for a second.
+    fn files(&self) -> HashSet<u32> {
+        let number =
+            |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+        let open = || -> HashSet<u32> {
+            let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs");
+            entries.filter_map(number).collect()
+        };
+        loop {
+            let before = open();
+            std::thread::sleep(Duration::from_secs(1));
+            if open() == before {
+                return before;
+            }
+        }
     }
 
     fn signal(&self, signal: Signal) {
@@ -400,13 +425,7 @@ fn want_of_descriptors_is_told_and_outlived() {
     }
     let application = Application::start(&own_name("txfiles"));
     let agent = Agent::started(&["-p", &application.target.pid()]);
-    let allow = |files: u32| {
-        let mut command = Command::new("prlimit");
-        command.args(["--pid", &agent.pid().to_string(), &format!("--nofile={files}:")]);
-        assert!(command.status().expect("it is there").success());
-    };
-    assert_eq!(agent.ask(&["ps"]).code, 0);
-    allow(3);
+    agent.allow_files(3);
     // The descriptor for who asks next is there already.
     agent.policies();
     agent.wait_for_words(" ERROR questions are not taken ");
@@ -414,10 +433,44 @@ fn want_of_descriptors_is_told_and_outlived() {
     std::thread::sleep(Duration::from_secs(2));
     let spent = cpu_time(agent.pid()) - before;
     assert!(spent < Duration::from_millis(200), "{spent:?}");
-    allow(1024);
+    agent.allow_files(1024);
     agent.policies();
     let (code, words) = agent.stopped();
     assert_eq!(code, Some(0), "{words}");
     let bad = bad_lines(&words);
     assert!(bad.len() == 1 && bad[0].contains("Too many open files") && bad[0].contains(" hint="), "{words}");
+}
+
+/// A process that starts while the agent may open no file, or too few to account for its threads, is followed once it may; that
+/// it could not be is told.
+#[test]
+fn newcomers_wait_for_descriptors() {
+    let Some(_turn) = turn() else { return };
+    if !has("prlimit") {
+        return;
+    }
+    // The first number that is free belongs to who asks next.
+    for (more, what) in
+        [(0, "failed to look at processes that started"), (2, "failed to read the times of threads")]
+    {
+        let name = own_name("txlate");
+        let first = Application::start(&name);
+        let agent = Agent::started(&["--name", &name, "--slow", "1ms"]);
+        first.get("/order");
+        wait_for("the request to be kept", || agent.kept().len() == 1);
+        let open = agent.files();
+        agent.allow_files((0..).filter(|number| !open.contains(number)).nth(more).expect("there are many"));
+        let second = Application::start(&name);
+        agent.wait_for_words(" ERROR not all is followed ");
+        agent.allow_files(1024);
+        agent.wait_for_words(" 1 met");
+        second.get("/order");
+        wait_for("the newcomer's request to be kept", || agent.kept().len() == 2);
+        let (code, words) = agent.stopped();
+        assert_eq!(code, Some(0), "{words}");
+        let told: Vec<&str> =
+            bad_lines(&words).into_iter().filter(|line| line.contains("not all is")).collect();
+        assert!(told.len() == 1 && told[0].contains(what), "{more}: {words}");
+        assert!(told[0].contains("Too many open files"), "{more}: {words}");
+    }
 }

@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::in_flight::in_flight;
 use super::service::Service;
-use super::troubles::Failures;
+use super::troubles::{Failures, with_files_hint};
 use crate::sys::clock::monotonic_ns;
 use crate::transaction::policy::PolicySet;
 use crate::{Error, ErrorKind, Result, ResultExt};
@@ -159,15 +159,7 @@ fn listen(listener: &UnixListener, questions: &Sender<Question>) {
 fn refusal(error: std::io::Error) -> Error {
     let wants_descriptors = error.raw_os_error() == Some(libc::EMFILE);
     let error = Error::from_io("failed to accept a connection", error);
-    match wants_descriptors {
-        true => {
-            let pid = std::process::id();
-            error.with_hint(format!(
-                "`prlimit --nofile --pid {pid}` tells how many files it may have open, and sets that"
-            ))
-        }
-        false => error,
-    }
+    if wants_descriptors { with_files_hint(error) } else { error }
 }
 
 fn serve(stream: &UnixStream, questions: &Sender<Question>) -> std::io::Result<()> {

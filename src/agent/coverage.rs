@@ -69,7 +69,9 @@ impl Coverage {
             Rows::Placed(_) | Rows::Building | Rows::Absent => return,
         };
         let Some(source) = module.source.clone() else {
-            module.rows = Rows::Absent;
+            if module.is_open {
+                module.rows = Rows::Absent;
+            }
             return;
         };
         let accepted = self.builder.submit(Job { module: id.0, source, page, only_page });
@@ -155,7 +157,7 @@ impl Coverage {
     }
 }
 
-/// Tells the walker about every process whose mappings changed. Processes that still share
+/// Tells the walker about every process whose mappings changed; what fails is tried again by the next call. Processes that still share
 /// their mappings after a fork share a slice.
 pub fn tell_walker(sampler: &mut Sampler, processes: &mut Processes, modules: &mut Modules) -> Result<()> {
     let mut slices: HashMap<*const Vec<MappedModule>, (SliceId, usize)> = HashMap::new();
@@ -179,7 +181,9 @@ pub fn tell_walker(sampler: &mut Sampler, processes: &mut Processes, modules: &m
         }
         modules.open_python(*pid, &process.mappings);
         process.python.attach(&process.mappings, modules, &mut sampler.pythons);
-        sampler.update_target(*pid, slice, process.python.walked())?;
+        sampler
+            .update_target(*pid, slice, process.python.walked())
+            .inspect_err(|_| process.is_dirty = true)?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use crate::sampler::TableId;
 use crate::sampler::table_builder::Source;
 use crate::sys::file_map::FileMap;
 use crate::target::mapped_file::open_mapped_file;
+use crate::target::procfs;
 use crate::unwind::python::asyncio::AsyncioOffsets;
 use crate::{Error, ErrorKind, Result, ResultExt};
 
@@ -68,7 +69,8 @@ pub struct Module {
     pub tasks: Option<AsyncioOffsets>,
     /// It is greenlet's extension module, which runs many native stacks on one thread.
     pub is_greenlet: bool,
-    is_open: bool,
+    /// Opening it was tried.
+    pub(super) is_open: bool,
 }
 
 /// All modules of a recording.
@@ -147,6 +149,8 @@ impl Modules {
                 module.source = Some(source);
                 module.root = Some(PathBuf::from(format!("/proc/{pid}/root")));
             }
+            // What is met again is opened then.
+            Err(_) if procfs::is_blind() => module.is_open = false,
             Err(error) => {
                 module.rows = Rows::Absent;
                 note(
@@ -289,7 +293,7 @@ fn parse_segments(bytes: &[u8]) -> Result<Vec<Segment>> {
 /// Our own vDSO: the kernel maps the same image into every 64-bit process.
 fn vdso_image() -> Result<Source> {
     let intent = || "failed to read the vDSO".to_owned();
-    let maps = crate::target::procfs::read_mappings(std::process::id())?;
+    let maps = procfs::read_mappings(std::process::id())?;
     let mapping = maps.iter().find(|mapping| mapping.kind == MappingKind::Vdso);
     let mapping = mapping.ok_or_else(|| Error::new(ErrorKind::NotFound, "no vDSO is mapped"))?;
     /// The vDSO of Linux 6.18 has 8 KiB; more than this is none.

@@ -14,14 +14,15 @@ use super::naming::{Named, Places, name};
 use super::process::Process;
 use super::replay::Replay;
 use super::self_stats::{own_cpu_ns, peak_rss_bytes};
-use crate::Result;
 use crate::model::{Cost, FileId, Mode, Outcome, Profile, RateChange, Recording};
 use crate::sampler::{AsleepReader, Sampler, SamplerSettings, TableBuilder, TableCache};
 use crate::symbolize::Config;
 use crate::sys::abi::{Counters, TableProcess};
 use crate::sys::clock::monotonic_ns;
 use crate::sys::wait_record::{Scheduled, ThreadAccount};
+use crate::target::procfs;
 use crate::target::select::Selector;
+use crate::{Error, ErrorKind, Result};
 
 /// How to record.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +90,10 @@ pub struct Recorder {
     elapsed_ns: u64,
     /// As far as it was acted upon.
     events_lost: u64,
+    /// There are targets whose threads are not accounted for.
+    has_unaccounted: bool,
+    /// What could not be done last; told at the end.
+    trouble: Option<Error>,
 }
 
 /// What was spent before sampling began.
@@ -129,6 +134,8 @@ impl Recorder {
             rate_changes: Vec::new(),
             elapsed_ns: 0,
             events_lost: 0,
+            has_unaccounted: false,
+            trouble: None,
         };
         recorder.add_targets(pids)?;
         if let Some(selector) = selector {
@@ -160,23 +167,53 @@ impl Recorder {
     }
 
     fn add_targets(&mut self, pids: &[u32]) -> Result<()> {
-        for pid in pids {
-            // Targets first: what changes while we read the mappings is then told as events.
-            self.sampler.add_target(*pid, None)?;
-            let mut process = Process { is_dirty: true, ..Process::default() };
-            match process.scan(*pid, &mut self.replay.modules, monotonic_ns()) {
-                Ok(()) if !process.mappings.is_empty() => {
-                    self.replay.coverage.prefetch(*pid, &process, &mut self.replay.modules);
-                    self.replay.meet(*pid, process);
-                }
-                // It ended just now, perhaps before its end could be told as an event.
-                Ok(()) | Err(_) => self.sampler.backend_mut().remove_process(*pid),
+        pids.iter().try_for_each(|pid| self.add_target(*pid))?;
+        self.tell_newcomers()
+    }
+
+    fn add_target(&mut self, pid: u32) -> Result<()> {
+        // Targets first: what changes while we read the mappings is then told as events.
+        self.sampler.add_target(pid, None)?;
+        let mut process = Process { is_dirty: true, ..Process::default() };
+        match process.scan(pid, &mut self.replay.modules, monotonic_ns()) {
+            Ok(()) if !process.mappings.is_empty() => {
+                self.replay.coverage.prefetch(pid, &process, &mut self.replay.modules);
+                self.replay.meet(pid, process);
+                self.has_unaccounted = true;
+            }
+            Err(error) if procfs::is_blind() => {
+                self.sampler.backend_mut().remove_process(pid);
+                return Err(error);
+            }
+            // It ended just now, perhaps before its end could be told as an event.
+            Ok(()) | Err(_) => self.sampler.backend_mut().remove_process(pid),
+        }
+        Ok(())
+    }
+
+    /// Adds what was found since the last round. What cannot be added now is, with what comes behind it, in the next round, if
+    /// it is still there.
+    fn add_newcomers(&mut self) -> Result<()> {
+        let unseen = self.replay.consider_unseen();
+        let newcomers = std::mem::take(&mut self.replay.newcomers);
+        for (index, pid) in newcomers.iter().enumerate() {
+            if let Err(error) = self.add_target(*pid) {
+                let rest = newcomers[index..].iter().copied();
+                self.replay.newcomers.extend(rest.filter(|pid| procfs::is_there(*pid)));
+                return Err(error);
             }
         }
+        if unseen == 0 { Ok(()) } else { Err(too_many_files("failed to look at processes that started")) }
+    }
+
+    /// What the walker must know of newcomers; their threads are accounted for from here on. What fails is tried again by the
+    /// next call.
+    fn tell_newcomers(&mut self) -> Result<()> {
         tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)?;
-        if self.sees_waits() && self.began.time_ns != 0 {
+        if self.has_unaccounted && self.sees_waits() && self.began.time_ns != 0 {
             let _begun_for_them = self.sampler.backend_mut().account()?;
         }
+        self.has_unaccounted = false;
         Ok(())
     }
 
@@ -207,6 +244,8 @@ impl Recorder {
             unix_ns: unix.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)),
         };
         self.sampler.backend_mut().enable()?;
+        // The first time, how many CPUs there are is read from a file.
+        self.sampler.backend().counters()?;
         // New mappings are told from here on; what changed since the targets were added was not.
         self.replay.scan_all();
         tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
@@ -244,7 +283,10 @@ impl Recorder {
             }
             let busy = self.replay.coverage.is_busy() || now_ns < self.replay.burst_until_ns;
             let tick = if busy { BUSY_TICK } else { TICK };
-            self.drain(tick.min(Duration::from_nanos(left_ns)))?;
+            match self.drain(tick.min(Duration::from_nanos(left_ns))) {
+                Err(error) if error.kind() == ErrorKind::System => self.trouble = Some(error),
+                drained => drained?,
+            }
         };
         let accounts = self.close_accounts()?;
         self.sampler.backend_mut().disable()?;
@@ -370,7 +412,8 @@ impl Recorder {
         Ok(())
     }
 
-    /// One round: events, newly built rows, newcomers, and what the walker must know of all that.
+    /// One round: events, newly built rows, newcomers, and what the walker must know of all that. What fails is tried again by
+    /// the next one.
     pub(super) fn drain(&mut self, timeout: Duration) -> Result<()> {
         let Self { sampler, replay, courtesy, .. } = self;
         courtesy.begin_turn();
@@ -382,11 +425,9 @@ impl Recorder {
         replay.coverage.receive(&mut self.sampler.tables, &mut replay.modules, &mut replay.processes, now_ns);
         replay.refresh_jit_now_and_then(now_ns);
         replay.name_threads_now_and_then(now_ns);
-        let newcomers = std::mem::take(&mut replay.newcomers);
-        if !newcomers.is_empty() {
-            self.add_targets(&newcomers)?;
-        }
-        tell_walker(&mut self.sampler, &mut self.replay.processes, &mut self.replay.modules)
+        let added = self.add_newcomers();
+        // Others are not to suffer from what one does.
+        self.tell_newcomers().and(added)
     }
 
     /// Ends the recording: names all addresses. `step` is told what is being read.
@@ -426,6 +467,7 @@ impl Recorder {
             ..Recording::default()
         };
         recording.warnings.extend(backend.warnings());
+        recording.warnings.extend(self.trouble.map(|error| format!("not all was followed: {error}")));
         if counters.ring_full > 0 {
             recording.lost.insert(Outcome::RingFull, counters.ring_full);
         }
@@ -441,6 +483,10 @@ impl Recorder {
         }
         Ok(profile)
     }
+}
+
+fn too_many_files(intent: &str) -> Error {
+    Error::from_io(intent, std::io::Error::from_raw_os_error(libc::EMFILE))
 }
 
 #[cfg(test)]

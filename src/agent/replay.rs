@@ -58,6 +58,8 @@ pub(super) struct Replay {
     pub(super) sees_waits: bool,
     /// Found by name or cgroup while recording; to be added as targets.
     pub(super) newcomers: Vec<u32>,
+    /// To be looked at again: when they started nothing could be read.
+    unseen: Vec<u32>,
     /// Until then programs have just started and new mappings are looked for at once.
     pub(super) burst_until_ns: u64,
     pub(super) samples: u64,
@@ -93,6 +95,7 @@ impl Replay {
             per_thread,
             sees_waits: false,
             newcomers: Vec::new(),
+            unseen: Vec::new(),
             burst_until_ns: 0,
             samples: 0,
             doubts: BTreeSet::new(),
@@ -235,11 +238,21 @@ impl Replay {
     /// A process that is no target may have become one by its new name or cgroup. Its birth and its program may be told
     /// at once.
     fn consider(&mut self, pid: u32) {
-        if !self.newcomers.contains(&pid)
-            && self.selector.as_ref().is_some_and(|selector| selector.matches(pid))
-        {
+        let Some(selector) = self.selector.as_ref().filter(|_| !self.newcomers.contains(&pid)) else {
+            return;
+        };
+        if selector.matches(pid) {
             self.newcomers.push(pid);
+        } else if procfs::is_blind() && !self.unseen.contains(&pid) {
+            self.unseen.push(pid);
         }
+    }
+
+    /// Looks again at processes that could not be looked at when they started, and returns how many still cannot.
+    pub(super) fn consider_unseen(&mut self) -> usize {
+        let unseen = std::mem::take(&mut self.unseen);
+        unseen.into_iter().filter(|pid| procfs::is_there(*pid)).for_each(|pid| self.consider(pid));
+        self.unseen.len()
     }
 
     fn add_sample(&mut self, tables: &mut Tables, sample: &SampleRecord<'_>, weight_ns: u64) {

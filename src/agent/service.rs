@@ -19,16 +19,18 @@ use super::minute::Stacks;
 use super::recorder::Recorder;
 use super::replay::Replay;
 use super::request_profile::{RequestProfile, Whose};
-use crate::Result;
+use super::troubles::{Failures, with_files_hint};
 use crate::model::profile::ThreadRoot;
 use crate::model::{Attributes, Mode, Outcome, Profile, Recording, Request, Root, ThreadState, ThreadTimes};
 use crate::store::StoredRequest;
 use crate::sys::abi::Counters;
 use crate::sys::clock::{monotonic_ns, unix_less_monotonic_ns};
+use crate::target::procfs;
 use crate::transaction::errands::Errand;
 use crate::transaction::name::name_of;
 use crate::transaction::policy::{PolicySet, Verdict};
 use crate::transaction::tracker::Finished;
+use crate::{ErrorKind, Result};
 
 /// While requests are in flight or wait to be judged: their profiles are there within a tenth of a second.
 const BUSY_TICK: Duration = Duration::from_millis(25);
@@ -107,6 +109,8 @@ pub struct Service {
     transfers_lost: u64,
     /// As far as they were told.
     losses: LossLog,
+    /// Rounds in which not all could be done.
+    failures: Failures,
     changes: Growth,
     met: u64,
     gone: u64,
@@ -141,6 +145,7 @@ impl Service {
             minute: unix_ns() / MINUTE_NS,
             transfers_lost: 0,
             losses: LossLog::default(),
+            failures: Failures::default(),
             changes,
             met,
             gone,
@@ -158,7 +163,7 @@ impl Service {
         let mut next_second_ns = 0;
         while !stop.load(Ordering::Relaxed) && !self.recorder.is_deserted() {
             let is_busy = self.recorder.replay.requests.as_ref().is_some_and(|requests| requests.is_busy());
-            self.recorder.drain(if is_busy { BUSY_TICK } else { IDLE_TICK })?;
+            self.drain(if is_busy { BUSY_TICK } else { IDLE_TICK })?;
             let now_ns = monotonic_ns();
             self.judge_all(now_ns.saturating_sub(self.decision_wait_ns));
             self.raise_rates(now_ns);
@@ -167,8 +172,10 @@ impl Service {
             }
             if now_ns >= next_second_ns {
                 next_second_ns = now_ns + SECOND_NS;
-                let counters = self.check_losses()?;
-                self.losses.tell(&self.losses_of(counters), now_ns);
+                let counters = self.check_losses();
+                if let Some(counters) = self.outlive(counters)? {
+                    self.losses.tell(&self.losses_of(counters), now_ns);
+                }
                 self.tell_changes(now_ns);
                 self.end_minute(unix_ns() / MINUTE_NS);
                 if self.recorder.replay.retire_stacks() {
@@ -178,13 +185,31 @@ impl Service {
             }
         }
         // What has ended is judged, what has not is not told.
-        self.recorder.drain(Duration::ZERO)?;
+        self.drain(Duration::ZERO)?;
         let deadline_ns = monotonic_ns() + ENDING_NS;
         while self.judge_all(u64::MAX) && monotonic_ns() < deadline_ns {}
         let left = self.recorder.replay.requests.as_ref().map_or(0, |requests| requests.waiting());
         self.counts.not_written += left as u64;
         self.end_minute(u64::MAX);
         Ok(())
+    }
+
+    fn drain(&mut self, timeout: Duration) -> Result<()> {
+        let drained = self.recorder.drain(timeout);
+        self.outlive(drained).map(drop)
+    }
+
+    /// What a part of a round has brought; `None`: the machine refused something, which is told. It is tried again in the next
+    /// round.
+    fn outlive<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::System => {
+                let error = if procfs::is_blind() { with_files_hint(error) } else { error };
+                self.failures.tell("not all is followed", &error, monotonic_ns());
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
     }
 
     fn check_losses(&mut self) -> Result<Counters> {

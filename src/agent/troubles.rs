@@ -40,6 +40,14 @@ impl Failures {
     }
 }
 
+/// `error`, which is that this process may open no more files.
+pub(super) fn with_files_hint(error: Error) -> Error {
+    let pid = std::process::id();
+    error.with_hint(format!(
+        "`prlimit --nofile --pid {pid}` tells how many files it may have open, and sets that"
+    ))
+}
+
 impl Troubles {
     /// The store has refused `total` requests by now, the last ones because of `error`.
     pub(super) fn tell_refused(&mut self, total: u64, error: &Error, now_ns: u64) {

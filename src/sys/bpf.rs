@@ -193,7 +193,7 @@ impl Bpf {
     pub fn account(&self) -> Result<Vec<ThreadAccount>> {
         let intent = "failed to read the times of threads";
         let link = program_named(&self.object, "account")?.attach();
-        let link = link.map_err(|cause| load_error(cause).context(intent))?;
+        let link = link.map_err(|cause| bpf_error(intent.to_owned(), cause))?;
         let mut iteration = Iter::new(&link).map_err(|cause| bpf_error(intent.to_owned(), cause))?;
         let mut bytes = Vec::new();
         iteration.read_to_end(&mut bytes).context(|| intent.to_owned())?;

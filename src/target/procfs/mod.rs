@@ -17,6 +17,7 @@ mod thread;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -37,6 +38,18 @@ const SMALL_FILE_BYTES: u64 = 64 << 10;
 
 /// What is read of a command line. Only `argv[0]` is used, which is a path.
 const COMMAND_LINE_BYTES: u64 = 4096;
+
+/// Whether nothing can be read for now, as this process has as many files open as it may.
+pub fn is_blind() -> bool {
+    // Any descriptor will do; one that is closed tells nothing.
+    let copy = std::io::stderr().as_fd().try_clone_to_owned();
+    copy.is_err_and(|error| error.raw_os_error() == Some(libc::EMFILE))
+}
+
+/// Whether there is a process `pid`, alive or a zombie; no file is opened for that.
+pub fn is_there(pid: u32) -> bool {
+    path(pid, "").exists()
+}
 
 /// The name of the process's or thread's `comm`: at most 15 bytes, set by the
 /// program itself; bytes that are no UTF-8 are replaced.
