@@ -157,8 +157,8 @@ impl Coverage {
     }
 }
 
-/// Tells the walker about every process whose mappings changed; what fails is tried again by the next call. Processes that still share
-/// their mappings after a fork share a slice.
+/// Tells the walker about every process whose mappings changed; what fails is tried again by the next call. Processes that
+/// still share their mappings after a fork share a slice.
 pub fn tell_walker(sampler: &mut Sampler, processes: &mut Processes, modules: &mut Modules) -> Result<()> {
     let mut slices: HashMap<*const Vec<MappedModule>, (SliceId, usize)> = HashMap::new();
     for (pid, process) in processes.iter_mut().filter(|(_, process)| process.is_dirty) {
