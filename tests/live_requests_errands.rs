@@ -25,7 +25,7 @@ struct Sums {
     own_ns: u64,
     latency_ns: u64,
     foreign: Vec<String>,
-    /// Threads of pools that are not called as `threading` calls them.
+    /// Threads of pools, in stacks, that are not called as `threading` calls them.
     unnamed: Vec<String>,
     uneven: Vec<String>,
 }
@@ -76,7 +76,14 @@ impl Sums {
         );
         assert!(self.uneven.is_empty(), "{}: {:.3?}", self.uneven.len(), self.uneven);
         assert!(self.foreign.is_empty(), "{} of {}: {:.8?}", self.foreign.len(), self.stacks, self.foreign);
-        assert!(self.unnamed.is_empty(), "{} of {}: {:.8?}", self.unnamed.len(), self.stacks, self.unnamed);
+        // Python is asked for the name of a new thread within a fifth of a second.
+        assert!(
+            self.unnamed.len() * 20 <= self.stacks,
+            "{} of {}: {:.8?}",
+            self.unnamed.len(),
+            self.stacks,
+            self.unnamed
+        );
         // A loop that hardly runs may be met in a coroutine late.
         assert!(self.bound * 3 >= count, "{} of {count} are bound", self.bound);
     }

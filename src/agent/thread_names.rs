@@ -17,7 +17,7 @@ use crate::sys::remote_memory;
 use crate::unwind::python::objects::Memory;
 use crate::unwind::python::thread_names::thread_names;
 
-/// The pause after a reading that named someone; each that did not doubles it, four times.
+/// The pause after a reading that named someone; each that did not doubles it, four times, until a thread is met.
 const PAUSE_NS: u64 = 200_000_000;
 const DOUBLINGS: u32 = 4;
 /// Threads known in all processes together; further ones keep their `comm`.
@@ -36,7 +36,9 @@ pub struct ThreadNames {
 #[derive(Debug, Default)]
 struct Threads {
     by_tid: HashMap<u32, Thread>,
-    /// `CLOCK_MONOTONIC`.
+    /// The last reading, `CLOCK_MONOTONIC`.
+    read_ns: u64,
+    /// The next one.
     next_read_ns: u64,
     futile_reads: u32,
 }
@@ -66,6 +68,8 @@ impl ThreadNames {
             return;
         }
         self.count += 1;
+        threads.next_read_ns = threads.next_read_ns.min(threads.read_ns.saturating_add(PAUSE_NS));
+        threads.futile_reads = 0;
         threads.by_tid.insert(tid, Thread { pointer, ..Thread::default() });
         self.waiting.insert(pid);
     }
@@ -123,6 +127,7 @@ impl Threads {
             }
         }
         self.futile_reads = if named > 0 { 0 } else { (self.futile_reads + 1).min(DOUBLINGS) };
+        self.read_ns = now_ns;
         self.next_read_ns = now_ns.saturating_add(PAUSE_NS << self.futile_reads);
     }
 
