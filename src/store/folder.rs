@@ -39,8 +39,8 @@ pub(super) fn create(folder: &Path) -> Result<PrivateFolder> {
     let created = created.map_err(|cause| Error::from_io(format!("folder `{}`", folder.display()), cause));
     created.map_err(|error| {
         // No such place is not no such target.
-        let kind = Some(ErrorKind::Output).filter(|_| error.kind() == ErrorKind::NotFound);
-        let error = kind.into_iter().fold(error, Error::with_kind);
+        let is_absent = error.kind() == ErrorKind::NotFound;
+        let error = if is_absent { error.with_kind(ErrorKind::Output) } else { error };
         error.with_hint("choose another place with `--store DIR`")
     })?;
     PrivateFolder::at(folder.to_owned()).ok_or_else(|| {
